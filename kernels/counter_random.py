@@ -1,0 +1,142 @@
+"""Random bits as a pure function of (seed, index), so that dropout does not depend on who computes it.
+
+A generator with a state gives every rank its own stream, and a mask that changes with the layout. Here the bits of an
+element are a hash of a 64-bit seed (folded from step, micro-batch, layer and site) and the element's logical index in
+the whole, unsharded tensor: whoever holds the element finds the same bits, in the forward, in the backward, under
+recomputation, on CPU, on GPU, and inside a Triton kernel (`counter_random_kernels.py` is the same arithmetic).
+
+The hash is SplitMix64 used as a counter: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators",
+OOPSLA 2014, figure 16, whose output function is "Mix13" of Stafford, "Better Bit Mixing", 2011.
+
+Limits: two seeds walk one sequence of 2^64 values from different places, so that masks of two sites overlap, shifted,
+with a chance of about 2^-31 per pair of tensors of 2^32 elements. Not for cryptography.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+GAMMA = 0x9E3779B97F4A7C15  # 2^64 / golden ratio, odd: the counter's stride
+MULTIPLIER_1 = 0xBF58476D1CE4E5B9
+MULTIPLIER_2 = 0x94D049BB133111EB
+_MASK_64 = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class AttentionDropout:
+    """Dropout on attention probabilities, defined on logical elements rather than on a layout.
+
+    The element (batch, head, q, k) of a rank that holds heads first_head, first_head + 1, ... has the index
+    ((batch * num_heads + first_head + head) * s + q) * s + k, where batch, q and k count inside this micro-batch.
+
+    probability: chance to drop, in [0, 1).
+    seed:        64 bits from `fold_seed`, in [0, 2^64).
+    first_head:  global index of the first query head held here.
+    num_heads:   query heads of the whole layer, over all ranks.
+
+    Raises ValueError on a value outside these ranges.
+    """
+
+    probability: float
+    seed: int
+    first_head: int
+    num_heads: int
+
+    def __post_init__(self) -> None:
+        """Refuse values for which the mask or its scale would be undefined."""
+        if not 0.0 <= self.probability < 1.0:
+            raise ValueError(f"dropout probability must be in [0, 1), got {self.probability}")
+        if not 0 <= self.seed <= _MASK_64:
+            raise ValueError(f"dropout seed must be in [0, 2^64), got {self.seed}; make it with fold_seed()")
+        if not 0 <= self.first_head < self.num_heads:
+            raise ValueError(f"first_head must be in [0, num_heads = {self.num_heads}), got {self.first_head}")
+
+
+def fold_seed(*parts: int) -> int:
+    """Return one 64-bit seed in [0, 2^64) for an ordered list of integers such as (seed, step, micro-batch, layer, site).
+
+    Each part is mixed in before the next one, so order and count matter. Pure Python, the same everywhere.
+    Raises ValueError where no part is given or one lies outside [0, 2^64).
+    """
+    if not parts:
+        raise ValueError("fold_seed() needs at least one part")
+    state = 0
+    for part in parts:
+        if not 0 <= part <= _MASK_64:
+            raise ValueError(f"parts of a seed must be in [0, 2^64), got {part}")
+        state = _mix((state ^ part) + GAMMA & _MASK_64)
+    return state
+
+
+def drop_threshold(probability: float) -> int:
+    """Return t in [0, 2^32] such that an element is dropped where its 32 random bits are below t.
+
+    Raises ValueError where `probability` is outside [0, 1].
+    """
+    if not 0.0 <= probability <= 1.0:
+        raise ValueError(f"probability must be in [0, 1], got {probability}")
+    return round(probability * (1 << 32))
+
+
+def signed(value: int) -> int:
+    """Return the int64 with the same 64 bits as `value` in [0, 2^64): what torch and Triton take for a seed."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def random_bits(seed: int, index: Tensor) -> Tensor:
+    """Return 32 random bits per element as int64 in [0, 2^32), for an int64 tensor of logical indices of any shape.
+
+    Raises ValueError where `index` is not int64.
+    """
+    if index.dtype != torch.int64:
+        raise ValueError(f"index must be int64, got {index.dtype}")
+    # int64 arithmetic wraps like uint64; only the right shifts differ and are masked to be logical.
+    bits = (index + 1) * signed(GAMMA) + signed(seed)
+    bits = (bits ^ _shift_right(bits, 30)) * signed(MULTIPLIER_1)
+    bits = (bits ^ _shift_right(bits, 27)) * signed(MULTIPLIER_2)
+    bits = bits ^ _shift_right(bits, 31)
+    return _shift_right(bits, 32)
+
+
+def keep_mask(seed: int, index: Tensor, probability: float) -> Tensor:
+    """Return the dropout mask: bool, True (keep) with chance 1 - probability, same shape as `index` (int64)."""
+    return random_bits(seed, index) >= drop_threshold(probability)
+
+
+def attention_keep_mask(
+    dropout: AttentionDropout, batch: int, heads: int, length: int, device: torch.device | str
+) -> Tensor:
+    """Return the mask of attention probabilities for `heads` local heads: bool [batch, heads, length, length].
+
+    Raises ValueError where the local heads reach beyond dropout.num_heads.
+    """
+    check_heads(dropout, heads)
+    batches = torch.arange(batch, device=device).view(-1, 1, 1, 1)
+    global_heads = torch.arange(heads, device=device).view(-1, 1, 1) + dropout.first_head
+    positions = torch.arange(length, device=device)
+    row = (batches * dropout.num_heads + global_heads) * length + positions.view(-1, 1)
+    return keep_mask(dropout.seed, row * length + positions, dropout.probability)
+
+
+def check_heads(dropout: AttentionDropout, heads: int) -> None:
+    """Raise ValueError where `heads` local heads from dropout.first_head on do not fit in dropout.num_heads."""
+    if dropout.first_head + heads > dropout.num_heads:
+        raise ValueError(
+            f"dropout covers {dropout.num_heads} heads, but this rank holds heads {dropout.first_head} to "
+            f"{dropout.first_head + heads - 1}; num_heads must be the layer's global count"
+        )
+
+
+def _mix(value: int) -> int:
+    """Return the 64-bit mix of `value` in [0, 2^64): a bijection whose output bits all depend on all input bits."""
+    value = (value ^ value >> 30) * MULTIPLIER_1 & _MASK_64
+    value = (value ^ value >> 27) * MULTIPLIER_2 & _MASK_64
+    return value ^ value >> 31
+
+
+def _shift_right(bits: Tensor, count: int) -> Tensor:
+    """Shift int64 right as if it were unsigned."""
+    return (bits >> count) & ((1 << (64 - count)) - 1)

@@ -1,0 +1,59 @@
+"""What every fused operation means, in plain torch.
+
+These functions are the definitions: the Triton kernels, the torch fast paths and the tests are all held against them.
+They are written to be read, so they keep every intermediate in memory (attention is O(s^2)).
+
+Shape letters: b micro-batch, s sequence, h hidden, n query heads, k key-value heads, d head width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from megacode.kernels.counter_random import AttentionDropout, attention_keep_mask
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalize each row of `x` to mean 0 and variance 1, then scale and shift.
+
+    y = (x - mean(x)) / sqrt(var(x) + eps) * weight + bias, statistics over the last dim, in fp32 (fp64 stays fp64).
+
+    Shapes: x [..., h], weight [h], bias [h]; returns [..., h] in x's dtype.
+    Source: Ba, Kiros, Hinton, "Layer Normalization", 2016, eq. 4.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    centred = wide - wide.mean(dim=-1, keepdim=True)
+    variance = centred.square().mean(dim=-1, keepdim=True)
+    normalized = centred * torch.rsqrt(variance + eps)
+    return (normalized * weight + bias).to(x.dtype)
+
+
+def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None) -> Tensor:
+    """Attend from each position to itself and all earlier ones.
+
+    softmax(Q K^T / sqrt(d)) V with a causal mask; the softmax is in fp32 (fp64 stays fp64). Query head i reads
+    key-value head i // (n // k): k = n is multi-head, k = 1 multi-query, anything between grouped-query attention.
+    `dropout` zeroes probabilities after the softmax and scales the kept ones by 1 / (1 - probability).
+
+    Shapes: query [b, s, n, d], key and value [b, s, k, d] with n % k == 0; returns [b, s, n, d] in query's dtype.
+    Sources: Vaswani et al. 2017, section 3.2; Shazeer 2019 (multi-query); Ainslie et al. 2023 (grouped-query).
+    Raises ValueError where n % k != 0.
+    """
+    batch, length, num_heads, width = query.shape
+    num_kv_heads = key.shape[2]
+    if num_heads % num_kv_heads:
+        raise ValueError(f"query heads ({num_heads}) must be a multiple of key-value heads ({num_kv_heads})")
+    wide = torch.promote_types(query.dtype, torch.float32)
+    group = num_heads // num_kv_heads
+    key_bnsd = key.to(wide).transpose(1, 2).repeat_interleave(group, dim=1)
+    value_bnsd = value.to(wide).transpose(1, 2).repeat_interleave(group, dim=1)
+    query_bnsd = query.to(wide).transpose(1, 2)
+
+    scores = query_bnsd @ key_bnsd.transpose(2, 3) * width**-0.5  # [b, n, s, s]
+    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
+    probabilities = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    if dropout is not None:
+        keep = attention_keep_mask(dropout, batch, num_heads, length, query.device)
+        probabilities = probabilities * keep / (1.0 - dropout.probability)
+    return (probabilities @ value_bnsd).transpose(1, 2).contiguous().to(query.dtype)

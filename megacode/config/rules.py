@@ -1,0 +1,137 @@
+"""Rules that span fields. Each is one small function that yields problems; none of them needs torch.
+
+A rule names the fields it reads, so that it stays silent where one of them is itself broken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from megacode.config.problem import Problem
+from megacode.config.schema import RunConfig
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check over the named fields of a configuration."""
+
+    reads: tuple[str, ...]
+    find: Callable[[RunConfig], Iterator[Problem]]
+
+
+def _divisors(number: int, most: int = 8) -> str:
+    divisors = [divisor for divisor in range(1, min(number, 1024) + 1) if number % divisor == 0]
+    return ", ".join(map(str, divisors[:most]))
+
+
+def _tp_divides(field: str, value: Callable[[RunConfig], int]) -> Rule:
+    def find(config: RunConfig) -> Iterator[Problem]:
+        tp = config.parallel.tp
+        if value(config) % tp:
+            rule = f"must divide {field} = {value(config)}"
+            yield Problem("parallel.tp", str(tp), rule, f"try {_divisors(value(config))}")
+
+    return Rule(("parallel.tp", field), find)
+
+
+def _heads_divide_hidden(config: RunConfig) -> Iterator[Problem]:
+    model = config.model
+    if model.hidden % model.heads:
+        rule = f"must divide model.hidden = {model.hidden}"
+        yield Problem("model.heads", str(model.heads), rule, f"try {_divisors(model.hidden)}")
+
+
+def _kv_heads(config: RunConfig) -> Iterator[Problem]:
+    heads, kv_heads, tp = config.model.heads, config.model.kv_heads, config.parallel.tp
+    if heads % kv_heads:
+        rule = f"must divide model.heads = {heads}"
+        yield Problem("model.kv_heads", str(kv_heads), rule, f"try {_divisors(heads)}")
+    elif kv_heads % tp and tp % kv_heads:
+        rule = f"must divide parallel.tp = {tp} or be a multiple of it"
+        yield Problem("model.kv_heads", str(kv_heads), rule, "change model.kv_heads or parallel.tp")
+
+
+def _stages(config: RunConfig) -> Iterator[Problem]:
+    if config.parallel.pp > config.model.layers:
+        rule = f"must not exceed model.layers = {config.model.layers}"
+        yield Problem("parallel.pp", str(config.parallel.pp), rule, "every stage needs a layer")
+
+
+def _global_batch(config: RunConfig) -> Iterator[Problem]:
+    batch, portion = config.train.global_batch, config.train.micro_batch * config.parallel.dp
+    if batch % portion:
+        below = batch // portion * portion
+        nearest = ", ".join(str(n) for n in (below, below + portion) if n)
+        rule = f"must be a multiple of micro_batch {config.train.micro_batch} x dp {config.parallel.dp}"
+        yield Problem("train.global_batch", str(batch), rule, f"nearest {nearest}")
+
+
+def _validation(config: RunConfig) -> Iterator[Problem]:
+    sequences, portion = config.train.validate_sequences, config.train.micro_batch * config.parallel.dp
+    if config.data.validation and sequences % portion:
+        rule = f"must be a multiple of micro_batch {config.train.micro_batch} x dp {config.parallel.dp}"
+        nearest = (sequences // portion + 1) * portion
+        yield Problem("train.validate_sequences", str(sequences), rule, f"nearest {nearest}")
+    if config.train.validate_every and not config.data.validation:
+        rule = "has no effect without data.validation"
+        yield Problem("train.validate_every", str(config.train.validate_every), rule, "name a shard or remove it")
+
+
+def _positions(config: RunConfig) -> Iterator[Problem]:
+    if config.data.sequence > config.model.context:
+        rule = f"must not exceed the learned positions, model.context = {config.model.context}"
+        yield Problem("data.sequence", str(config.data.sequence), rule)
+
+
+def _learning_rate(config: RunConfig) -> Iterator[Problem]:
+    optim = config.optim
+    decay = optim.lr_decay or config.train.steps
+    if optim.lr_min > optim.lr:
+        yield Problem("optim.lr_min", str(optim.lr_min), f"must not exceed optim.lr = {optim.lr}")
+    if optim.lr_warmup >= decay and optim.lr_schedule != "constant":
+        rule = f"must be below the {decay} steps of the decay"
+        yield Problem("optim.lr_warmup", str(optim.lr_warmup), rule, "lower it, or raise optim.lr_decay")
+    if optim.lr_schedule == "constant":
+        for field in sorted({"lr_min", "lr_decay"} & optim.model_fields_set):
+            rule = "has no effect with lr_schedule constant"
+            yield Problem(f"optim.{field}", str(getattr(optim, field)), rule, "remove it")
+
+
+def _kernels(config: RunConfig) -> Iterator[Problem]:
+    if config.launch.device == "cuda" and config.kernels.implementation != "torch" and config.model.hidden > 16384:
+        rule = "is above the widest row of the Triton LayerNorm, 16384"
+        yield Problem("model.hidden", str(config.model.hidden), rule, 'set kernels.implementation = "torch"')
+
+
+RULES: tuple[Rule, ...] = (
+    _tp_divides("model.heads", lambda config: config.model.heads),
+    _tp_divides("model.ffn", lambda config: config.model.ffn),
+    _tp_divides("model.vocab", lambda config: config.model.vocab),
+    _tp_divides("data.sequence", lambda config: config.data.sequence),
+    Rule(("model.heads", "model.hidden"), _heads_divide_hidden),
+    Rule(("model.heads", "model.kv_heads", "parallel.tp"), _kv_heads),
+    Rule(("parallel.pp", "model.layers"), _stages),
+    Rule(("train.global_batch", "train.micro_batch", "parallel.dp"), _global_batch),
+    Rule(("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every"), _validation),
+    Rule(("data.sequence", "model.context"), _positions),
+    Rule(("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "train.steps"), _learning_rate),
+    Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
+)
+
+
+def _inside(field: str, broken: frozenset[str]) -> bool:
+    return field in broken or field.partition(".")[0] in broken
+
+
+def find_problems(config: RunConfig, broken: frozenset[str] = frozenset()) -> list[Problem]:
+    """Every problem of `config` by the rules that read none of the `broken` fields.
+
+    One field that breaks several divisibility rules is told once, with the first of them.
+    """
+    found: dict[str, Problem] = {}
+    for rule in RULES:
+        if not any(_inside(field, broken) for field in rule.reads):
+            for problem in rule.find(config):
+                found.setdefault(problem.field, problem)
+    return list(found.values())

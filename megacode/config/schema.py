@@ -1,0 +1,169 @@
+"""The shape of a run configuration: frozen pydantic models, units in every field's description, dtypes as names.
+
+Rules that span fields live in `rules.py`; here a field only knows its own type and range.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_validator,
+)
+
+
+class Section(BaseModel):
+    """A frozen table of the TOML file; unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelConfig(Section):
+    """A StarCoder decoder: pre-LayerNorm, learned positions, tanh GELU, biases, tied embedding (arXiv 2305.06161)."""
+
+    layers: PositiveInt = Field(description="transformer blocks")
+    hidden: PositiveInt = Field(description="width of the residual stream")
+    heads: PositiveInt = Field(description="query heads")
+    kv_heads: PositiveInt = Field(default=1, description="key-value heads; 1 is multi-query attention")
+    ffn: PositiveInt = Field(description="width inside the MLP; 4 x hidden unless given")
+    vocab: PositiveInt = Field(default=49152, description="rows of the embedding, tokens")
+    context: PositiveInt = Field(default=8192, description="learned positions, tokens")
+    init_std: PositiveFloat = Field(description="standard deviation of initial weights; 1/sqrt(hidden) unless given")
+    norm_eps: PositiveFloat = Field(default=1e-5)
+    attention_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    hidden_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_derived(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(hidden := values.get("hidden"), int) and hidden > 0:
+            values = {"ffn": 4 * hidden, "init_std": hidden**-0.5, **values}
+        return values
+
+    @property
+    def head_width(self) -> int:
+        """Elements of one attention head."""
+        return self.hidden // self.heads
+
+
+class ParallelConfig(Section):
+    """How many ranks along each axis, in which order, and the pipeline schedule."""
+
+    tp: PositiveInt = Field(default=1, description="tensor-parallel ranks")
+    pp: PositiveInt = Field(default=1, description="pipeline stages")
+    dp: PositiveInt = Field(default=1, description="data-parallel replicas")
+    order: Literal["tp-dp-pp", "tp-pp-dp"] = Field(default="tp-dp-pp", description="fastest axis first")
+    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+
+    @property
+    def world_size(self) -> int:
+        """Ranks in the run."""
+        return self.tp * self.pp * self.dp
+
+
+class FimConfig(Section):
+    """Fill-in-the-middle: the share of documents transformed and, of those, the share in SPM order."""
+
+    rate: float = Field(default=0.5, ge=0.0, le=1.0)
+    spm_rate: float = Field(default=0.5, ge=0.0, le=1.0)
+
+
+class DataConfig(Section):
+    """Tokenized shards (prefixes of `.bin`/`.idx`), the tokenizer that made them, and how samples are cut."""
+
+    train: str = Field(description="prefix of the training shard")
+    validation: str = Field(default="", description="prefix of the validation shard; empty: no validation")
+    tokenizer: str = Field(description="folder with tokenizer.json")
+    sequence: PositiveInt = Field(description="tokens a sample is trained on")
+    seed: NonNegativeInt = 1234
+    fim: FimConfig = FimConfig()
+
+
+class OptimConfig(Section):
+    """AdamW with decoupled weight decay on matrices only, and the learning rate over optimizer steps."""
+
+    lr: PositiveFloat = Field(description="highest learning rate")
+    lr_min: NonNegativeFloat = Field(default=0.0, description="learning rate at the end of the decay")
+    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_warmup: NonNegativeInt = Field(default=0, description="steps of linear warm-up")
+    lr_decay: PositiveInt | None = Field(default=None, description="steps at which lr_min is reached; train.steps")
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.1
+    clip: PositiveFloat = Field(default=1.0, description="largest global gradient norm")
+
+
+class TrainConfig(Section):
+    """How long and in what portions."""
+
+    steps: PositiveInt = Field(description="optimizer steps of the whole run")
+    global_batch: PositiveInt = Field(description="sequences per optimizer step")
+    micro_batch: PositiveInt = Field(default=1, description="sequences per forward pass of a rank")
+    precision: Literal["bf16", "fp32"] = Field(
+        default="bf16", description="bf16: bf16 weights, fp32 gradient accumulation, reduction and master weights"
+    )
+    seed: NonNegativeInt = 1234
+    log_every: PositiveInt = 10
+    validate_every: NonNegativeInt = Field(default=0, description="steps between validations; 0: only at the end")
+    validate_sequences: PositiveInt = Field(default=32, description="sequences per validation, of each kind")
+
+
+class CheckpointConfig(Section):
+    """Where the run keeps its state. `train` resumes from the newest sound checkpoint of this folder."""
+
+    folder: str = Field(default="runs/default", description="run folder: checkpoints, metrics, report")
+    every: NonNegativeInt = Field(default=0, description="steps between checkpoints; 0: only at the end")
+    keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
+    init_from: str = Field(default="", description="checkpoint whose weights start a fresh run")
+
+
+class LaunchConfig(Section):
+    """What the ranks run on."""
+
+    device: Literal["cpu", "cuda"] = "cuda"
+    timeout_seconds: PositiveInt = Field(default=600, description="a collective that waits longer fails the run")
+    threads: PositiveInt = Field(default=1, description="CPU threads per rank")
+    peak_tflops: NonNegativeFloat = Field(default=0.0, description="dense peak of one rank's device; 0: no MFU shown")
+
+    @property
+    def backend(self) -> str:
+        """The torch.distributed backend that goes with the device."""
+        return {"cpu": "gloo", "cuda": "nccl"}[self.device]
+
+
+class KernelsConfig(Section):
+    """Which implementation the ops use; `auto` is Triton on CUDA and torch's own on CPU."""
+
+    implementation: Literal["auto", "torch", "triton"] = "auto"
+
+
+class RunConfig(Section):
+    """A whole run, read from one TOML file."""
+
+    model: ModelConfig
+    parallel: ParallelConfig = ParallelConfig()
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    launch: LaunchConfig = LaunchConfig()
+    kernels: KernelsConfig = KernelsConfig()
+
+    @property
+    def micro_batches(self) -> int:
+        """Micro-batches that one replica runs per optimizer step."""
+        return self.train.global_batch // (self.train.micro_batch * self.parallel.dp)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens trained on by one optimizer step of the whole run."""
+        return self.train.global_batch * self.data.sequence

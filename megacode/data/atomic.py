@@ -1,0 +1,31 @@
+"""A file is there whole or not at all: write under a temporary name, then rename."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+def partial(path: Path) -> Path:
+    """Return the temporary name under which `path` is written."""
+    return path.with_name(path.name + ".partial")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Open a temporary file for the block and rename it to `path` at the end; an exception leaves `path` as it was."""
+    temporary = partial(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace `path` by `text` in UTF-8, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))

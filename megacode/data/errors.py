@@ -1,0 +1,7 @@
+"""The one error of this room."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Input that cannot be used. The message says what is wrong, where, and what to do about it."""
