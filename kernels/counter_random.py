@@ -6,7 +6,7 @@ the whole, unsharded tensor: whoever holds the element finds the same bits, in t
 recomputation, on CPU, on GPU, and inside a Triton kernel (`counter_random_kernels.py` is the same arithmetic).
 
 The hash is SplitMix64 used as a counter: Steele, Lea, Flood, "Fast Splittable Pseudorandom Number Generators",
-OOPSLA 2014, figure 16, whose output function is "Mix13" of Stafford, "Better Bit Mixing", 2011.
+OOPSLA 2014, with the output function that Stafford, "Better Bit Mixing", 2011, calls Mix13.
 
 Limits: two seeds walk one sequence of 2^64 values from different places, so that masks of two sites overlap, shifted,
 with a chance of about 2^-31 per pair of tensors of 2^32 elements. Not for cryptography.
@@ -56,7 +56,7 @@ class AttentionDropout:
 
 
 def fold_seed(*parts: int) -> int:
-    """Return one 64-bit seed in [0, 2^64) for an ordered list of integers such as (seed, step, micro-batch, layer, site).
+    """Return one 64-bit seed in [0, 2^64) for an ordered list of integers (seed, step, layer, ...).
 
     Each part is mixed in before the next one, so order and count matter. Pure Python, the same everywhere.
     Raises ValueError where no part is given or one lies outside [0, 2^64).

@@ -39,7 +39,6 @@ def mixed_bits(counters):
 
 
 @triton.jit
-def keep_tile(row_counters, columns, DROP_BELOW: tl.constexpr):
-    """Return the keep mask [R, C] of consecutive elements: row_counters uint64 [R] at column 0, columns int32 [C]."""
-    counters = row_counters[:, None] + counter_step(columns)[None, :]
+def keep(counters, DROP_BELOW: tl.constexpr):
+    """Return the keep mask, bool, of counters (uint64, any shape) for the threshold `counter_random.drop_threshold`."""
     return mixed_bits(counters) >= DROP_BELOW

@@ -64,7 +64,7 @@ def layer_norm_backward_kernel(
     bias_sum = tl.zeros([BLOCK], dtype=tl.float32)
     first = program * rows_per_program
     for row in range(first, tl.minimum(first + rows_per_program, num_rows)):
-        start = row.to(tl.int64) * hidden
+        start = tl.cast(row, tl.int64) * hidden
         mean = tl.load(means + row)
         inverse_deviation = tl.load(inverse_deviations + row)
         values = tl.load(x + start + columns, mask=inside, other=0.0).to(tl.float32)
@@ -88,7 +88,7 @@ def layer_norm_reduce_kernel(
     partial_weight, partial_bias, grad_weight, grad_bias, num_partials, hidden,
     BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Add the partial rows, in order: partial_weight and partial_bias fp32 [programs, h] to grad_weight, grad_bias [h]."""
+    """Add partial_weight and partial_bias, fp32 [programs, h], in order; writes grad_weight and grad_bias [h]."""
     columns = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     inside = columns < hidden
     weight_sum = tl.zeros([BLOCK_ROWS, BLOCK_COLUMNS], dtype=tl.float32)

@@ -6,6 +6,7 @@ import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -14,12 +15,15 @@ from pydantic_core import ErrorDetails
 from megacode.config.problem import Problem, render_problems
 from megacode.config.rules import find_problems
 from megacode.config.schema import RunConfig
+from megacode.errors import MegacodeError
 
 Table = dict[str, Any]
 
 
-class ConfigError(ValueError):
+class ConfigError(MegacodeError):
     """A configuration that cannot run; `problems` holds all of its mistakes."""
+
+    exit_code = 2
 
     def __init__(self, source: str, problems: Sequence[Problem], world_size: int | None = None) -> None:
         self.source, self.problems, self.world_size = source, tuple(problems), world_size
@@ -49,8 +53,8 @@ def parse_config(table: Table, source: str, problems: Sequence[Problem] = ()) ->
         broken: frozenset[str] = frozenset()
     except ValidationError as error:
         details = error.errors(include_url=False)
-        found += [_field_problem(detail) for detail in details]
         broken = frozenset(_name(detail) for detail in details)
+        found += [_field_problem(detail) for detail in details if not _follows(detail, broken)]
         config = _patched(table, details)
     found += find_problems(config, broken)
     if found:
@@ -97,23 +101,33 @@ def _field_names(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from _field_names(field.annotation, f"{prefix}{name}.")
 
 
+def _follows(detail: ErrorDetails, broken: frozenset[str]) -> bool:
+    """Whether a field is missing only because the one that fills it is broken."""
+    return detail["type"] == "missing" and _DERIVED.get(_name(detail)) in broken
+
+
 def _did_you_mean(name: str) -> str:
     close = difflib.get_close_matches(name, list(_field_names(RunConfig)), n=1, cutoff=0.6)
     return f"did you mean {close[0]}?" if close else "docs/configuration.md lists the keys"
 
 
+# Fields that are filled from another one: where that one is broken, their absence is no mistake of its own.
+_DERIVED: Mapping[str, str] = MappingProxyType({"model.ffn": "model.hidden", "model.init_std": "model.hidden"})
+
 # Stand-ins for required fields that are missing or broken, so that the rules on all other fields still run.
-_STAND_INS: Mapping[str, Any] = {
-    "model.layers": 1024,
-    "model.hidden": 1024,
-    "model.heads": 1,
-    "data.train": "missing",
-    "data.tokenizer": "missing",
-    "data.sequence": 1,
-    "optim.lr": 1.0,
-    "train.steps": 1 << 40,
-    "train.global_batch": 1,
-}
+_STAND_INS: Mapping[str, Any] = MappingProxyType(
+    {
+        "model.layers": 1024,
+        "model.hidden": 1024,
+        "model.heads": 1,
+        "data.train": "missing",
+        "data.tokenizer": "missing",
+        "data.sequence": 1,
+        "optim.lr": 1.0,
+        "train.steps": 1 << 40,
+        "train.global_batch": 1,
+    }
+)
 
 
 def _patched(table: Table, details: Sequence[ErrorDetails]) -> RunConfig:

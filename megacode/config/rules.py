@@ -113,9 +113,15 @@ RULES: tuple[Rule, ...] = (
     Rule(("model.heads", "model.kv_heads", "parallel.tp"), _kv_heads),
     Rule(("parallel.pp", "model.layers"), _stages),
     Rule(("train.global_batch", "train.micro_batch", "parallel.dp"), _global_batch),
-    Rule(("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every"), _validation),
+    Rule(
+        ("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every", "data.validation"),
+        _validation,
+    ),
     Rule(("data.sequence", "model.context"), _positions),
-    Rule(("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "train.steps"), _learning_rate),
+    Rule(
+        ("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "optim.lr_schedule", "train.steps"),
+        _learning_rate,
+    ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
 )
 

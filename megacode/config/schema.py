@@ -20,9 +20,9 @@ from pydantic import (
 
 
 class Section(BaseModel):
-    """A frozen table of the TOML file; unknown keys are refused."""
+    """A frozen table of the TOML file; unknown keys, values of another type, nan and inf are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class ModelConfig(Section):
@@ -44,7 +44,7 @@ class ModelConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_derived(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(hidden := values.get("hidden"), int) and hidden > 0:
+        if isinstance(values, dict) and type(hidden := values.get("hidden")) is int and hidden > 0:
             values = {"ffn": 4 * hidden, "init_std": hidden**-0.5, **values}
         return values
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from megacode.errors import MegacodeError
 
-class DataError(ValueError):
+
+class DataError(MegacodeError):
     """Input that cannot be used. The message says what is wrong, where, and what to do about it."""

@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
@@ -43,7 +44,12 @@ class Tokenizer:
         special = {token["content"]: int(token["id"]) for token in form["added_tokens"] if token["special"]}
         self._backend = backend
         self.fingerprint = hashlib.sha256(json.dumps(form, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-        self.table = TokenTable(backend.get_vocab(with_added_tokens=True), special)
+        try:
+            self.table = TokenTable(backend.get_vocab(with_added_tokens=True), special)
+        except KeyError as error:
+            raise DataError(
+                f"this tokenizer cannot be used: a token has {error}, which is no byte-level symbol"
+            ) from error
         self.vocab_size = int(self.table.lengths.size)
         self.special_ids = frozenset(special.values())
         self.end_of_text = special[END_OF_TEXT]
@@ -81,7 +87,6 @@ class Tokenizer:
             "additional_special_tokens": [name for name in names if name != END_OF_TEXT],
             "add_prefix_space": False,
             "clean_up_tokenization_spaces": False,
-            "split_special_tokens": True,
         }
         write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
 
@@ -124,7 +129,10 @@ def train_bpe(texts: Iterable[str], vocab_size: int, family: str) -> Tokenizer:
         )
     backend = Backend(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)]
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
     )
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -147,13 +155,15 @@ def import_tokenizer(source: Path | str, folder: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def _problems(form: dict) -> list[str]:
-    """Return what keeps a tokenizer.json from being lossless byte-level BPE with the sentinels; [] when nothing does."""
+def _problems(form: dict[str, Any]) -> list[str]:
+    """Return what keeps a tokenizer.json from being lossless byte-level BPE with the sentinels."""
     problems = []
     if form["model"].get("type") != "BPE":
         problems.append(f"model must be BPE, found {form['model'].get('type')}")
     if form.get("normalizer") is not None:
-        problems.append(f"normalizer must be none (text must survive unchanged), found {form['normalizer'].get('type')}")
+        problems.append(
+            f"normalizer must be none (text must survive unchanged), found {form['normalizer'].get('type')}"
+        )
     levels = [part for part in _parts(form.get("pre_tokenizer")) if part.get("type") == "ByteLevel"]
     if not levels:
         problems.append("pre_tokenizer must be byte-level, found none of type ByteLevel")
@@ -169,7 +179,7 @@ def _problems(form: dict) -> list[str]:
     return problems
 
 
-def _parts(step: dict | None) -> list[dict]:
+def _parts(step: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Return the steps of a pre-tokenizer, a Sequence flattened."""
     if step is None:
         return []

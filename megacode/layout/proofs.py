@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from types import MappingProxyType
 
-from megacode.layout.schedules import Action, Kind, Schedule
+from megacode.layout.schedules import FORWARD_ONLY, Action, Kind, Schedule
 
-_ANSWER = {Kind.SEND_ACTIVATION: Kind.RECV_ACTIVATION, Kind.SEND_GRADIENT: Kind.RECV_GRADIENT}
+_ANSWER = MappingProxyType({Kind.SEND_ACTIVATION: Kind.RECV_ACTIVATION, Kind.SEND_GRADIENT: Kind.RECV_GRADIENT})
 
 
 class ScheduleError(ValueError):
@@ -34,7 +34,7 @@ def peak_live_micro_batches(schedule: Schedule, stage: int) -> int:
 
 def _prove_stage(schedule: Schedule, stage: int) -> None:
     first, last, seen = stage == 0, stage == schedule.num_stages - 1, set[Action]()
-    trains = any(action.kind is Kind.BACKWARD for action in schedule.stages[stage])
+    trains = schedule.name != FORWARD_ONLY
     for action in schedule.stages[stage]:
         index = action.micro_batch
         needs = {
@@ -49,10 +49,13 @@ def _prove_stage(schedule: Schedule, stage: int) -> None:
         if action in seen:
             raise ScheduleError(f"stage {stage}: {action} happens twice")
         seen.add(action)
-    counts = Counter(action.kind for action in seen)
+    every = set(range(schedule.num_micro_batches))
     for kind in (Kind.FORWARD, *((Kind.BACKWARD,) if trains else ())):
-        if counts[kind] != schedule.num_micro_batches:
-            raise ScheduleError(f"stage {stage}: {counts[kind]} of {schedule.num_micro_batches} {kind.value} passes")
+        passed = {action.micro_batch for action in seen if action.kind is kind}
+        if passed != every:
+            missing, unknown = sorted(every - passed), sorted(passed - every)
+            what = f"no pass for micro-batches {missing}" if missing else f"unknown micro-batches {unknown}"
+            raise ScheduleError(f"stage {stage}: {kind.value}: {what}")
 
 
 def _prove_no_deadlock(schedule: Schedule) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
 
+FORWARD_ONLY = "forward"
+
 
 class Kind(Enum):
     """What an action does; the value is its name in files and pictures."""
@@ -72,7 +74,7 @@ def make_schedule(name: str, num_stages: int, num_micro_batches: int) -> Schedul
 def forward_only(num_stages: int, num_micro_batches: int) -> Schedule:
     """Forward passes only, as validation runs them."""
     computations = (tuple(_forwards(range(num_micro_batches))),) * num_stages
-    return Schedule("forward", num_micro_batches, _add_links(computations))
+    return Schedule(FORWARD_ONLY, num_micro_batches, _add_links(computations))
 
 
 def _forwards(micro_batches: range) -> Iterator[Action]:
@@ -108,11 +110,14 @@ def _with_links(computations: tuple[tuple[Action, ...], ...], stage: int) -> Ite
     same two the other way round at the same moment, two blocking sends would wait for each other for ever: there,
     even stages send first and odd stages receive first. Everywhere else sending first is what the neighbour awaits.
     """
-    num_stages, previous, pending = len(computations), None, None
+    num_stages = len(computations)
+    previous: Action | None = None
+    pending: Action | None = None
     for action in computations[stage]:
         receive = _receive(action, stage, num_stages)
         mirrored = (
-            pending is not None
+            previous is not None
+            and pending is not None
             and receive is not None
             and receive.peer is not None
             and receive.peer == pending.peer

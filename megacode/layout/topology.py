@@ -7,6 +7,7 @@ stage is a contiguous block. `tp-pp-dp` keeps one whole replica on neighbouring 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 AXES = ("tp", "pp", "dp")
@@ -62,23 +63,27 @@ class Topology:
 
     def group(self, rank: int, *axes: str) -> tuple[int, ...]:
         """The ranks that differ from `rank` along `axes` only, itself included, in ascending order."""
-        own = self.coords(rank)
-        fixed = [axis for axis in AXES if axis not in axes]
-        return tuple(
-            other
-            for other in range(self.world_size)
-            if all(getattr(self.coords(other), axis) == getattr(own, axis) for axis in fixed)
-        )
+        own, fixed = self.coords(rank), _others(axes)
+        along = [(getattr(own, axis),) if axis in fixed else range(self.size(axis)) for axis in AXES]
+        return tuple(sorted(self.rank(Coordinates(*place)) for place in product(*along)))
 
     def groups(self, *axes: str) -> tuple[tuple[int, ...], ...]:
         """All groups along `axes`; together they hold every rank once."""
         found: dict[tuple[int, ...], list[int]] = {}
+        fixed = _others(axes)
         for rank in range(self.world_size):
             place = self.coords(rank)
-            key = tuple(getattr(place, axis) for axis in AXES if axis not in axes)
+            key = tuple(getattr(place, axis) for axis in fixed)
             found.setdefault(key, []).append(rank)
         return tuple(tuple(members) for members in found.values())
 
     def peer(self, rank: int, stage: int) -> int:
         """The rank of pipeline stage `stage` with the tp and dp coordinates of `rank`."""
         return self.rank(self.coords(rank)._replace(pp=stage))
+
+
+def _others(axes: tuple[str, ...]) -> list[str]:
+    """The axes that are not named. Raises ValueError for a name that is not an axis, which would group nothing."""
+    if unknown := set(axes) - set(AXES):
+        raise ValueError(f"unknown axis {', '.join(sorted(unknown))}; the axes are {', '.join(AXES)}")
+    return [axis for axis in AXES if axis not in axes]

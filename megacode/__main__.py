@@ -1,0 +1,5 @@
+"""`python -m megacode` is the `megacode` command."""
+
+from megacode.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Hugging Face folders: names, configuration, export and its check."""

@@ -1,0 +1,225 @@
+"""The `megacode` command: each subcommand imports its room when it runs, so that --help answers at once.
+
+Exit codes: 0 well, 1 a finding or a failure, 2 a wrong configuration or call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from megacode import console
+from megacode.errors import MegacodeError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+tokenizer_app = typer.Typer(no_args_is_help=True, help="Make or import a tokenizer.")
+app.add_typer(tokenizer_app, name="tokenizer")
+
+RunFile = Annotated[Path, typer.Argument(help="the run's TOML file", metavar="RUN.toml")]
+Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value", metavar="[KEY=VALUE]...")]  # noqa: UP045
+AsJson = Annotated[bool, typer.Option("--json", help="machine-readable result on stdout")]
+Out = Annotated[Path, typer.Option(help="folder to write")]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; mistakes of the user become one message and an exit code."""
+    try:
+        app(list(arguments) if arguments is not None else None)
+    except MegacodeError as error:
+        console.say(str(error))
+        sys.exit(error.exit_code)
+
+
+@app.command()
+def check(run: RunFile, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Find every mistake in a configuration, and say what it amounts to. Needs no torch."""
+    from megacode.config import load_config
+    from megacode.plan.summary import render_summary, summarize
+
+    config = load_config(run, overrides or [])
+    summary = summarize(config)
+    if as_json:
+        console.result_json({**asdict(summary), "folder": config.checkpoint.folder, "sound": True})
+    else:
+        console.result(render_summary(summary))
+        console.result(f"{run} is sound")
+
+
+@app.command()
+def prepare(
+    out: Out,
+    source: Annotated[Optional[Path], typer.Option(help="folder of code, or .jsonl[.gz|.zst] / .parquet")] = None,  # noqa: UP045
+    validation_share: Annotated[float, typer.Option(help="share of documents kept for validation")] = 0.03,
+    as_json: AsJson = False,
+) -> None:
+    """Collect source files, filter, drop exact and near duplicates, and split train from validation.
+
+    Without --source, reads the standard library of the running interpreter.
+    """
+    from megacode.data.prepare import PrepareOptions, prepare, render_report
+
+    report = prepare(PrepareOptions(source or Path(sysconfig.get_path("stdlib")), out, validation_share))
+    if as_json:
+        console.result_json(asdict(report))
+    else:
+        console.result("\n".join(render_report(report)))
+
+
+@tokenizer_app.command("train")
+def train_tokenizer(
+    documents: Annotated[Path, typer.Argument(help="prepared documents, .jsonl.zst")],
+    out: Out,
+    vocab_size: Annotated[int, typer.Option(help="tokens, sentinels included")] = 49152,
+    family: Annotated[str, typer.Option(help="whose sentinels: starcoder or starcoder2")] = "starcoder",
+) -> None:
+    """Train byte-level BPE with the sentinels of StarCoder or StarCoder2."""
+    from megacode.data.tokenizer_training import train_on_documents
+
+    tokenizer, reused = train_on_documents(documents, out, vocab_size, family)
+    console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}" + " (reused)" * reused)
+
+
+@tokenizer_app.command("import")
+def import_tokenizer(source: Annotated[Path, typer.Argument(help="tokenizer.json or its folder")], out: Out) -> None:
+    """Check a ready tokenizer.json and copy it into a folder that runs can use."""
+    from megacode.data.tokenizer import import_tokenizer
+
+    tokenizer = import_tokenizer(source, out)
+    console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}")
+
+
+@app.command()
+def tokenize(
+    documents: Annotated[Path, typer.Argument(help="prepared documents, .jsonl.zst")],
+    tokenizer: Annotated[Path, typer.Option(help="folder with tokenizer.json")],
+    prefix: Annotated[Path, typer.Option(help="shard to write: PREFIX.bin, .idx, .json")],
+) -> None:
+    """Turn documents into a shard in Megatron's .bin/.idx format."""
+    from megacode.data.tokenize import tokenize
+    from megacode.data.tokenizer import Tokenizer
+
+    report = tokenize(documents, Tokenizer.load(tokenizer), prefix)
+    console.result(
+        f"{prefix}: {report.documents:,} documents, {report.tokens:,} tokens, "
+        f"{report.bytes_per_token:.2f} bytes a token" + " (reused)" * report.reused
+    )
+
+
+@app.command()
+def train(run: RunFile, overrides: Overrides = None) -> None:
+    """Train, as one rank of a world that torchrun, Slurm or MPI started; resumes by itself."""
+    from megacode.train.signals import StopRequest
+
+    stop = StopRequest().install()
+    config, place = _checked_run(run, overrides or [])
+    from megacode.train.loop import train
+
+    train(config, place, stop)
+
+
+@app.command()
+def bench(
+    run: RunFile,
+    overrides: Overrides = None,
+    steps: Annotated[int, typer.Option(help="timed optimizer steps, after 2 of warm-up")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a configuration's throughput on made-up tokens; started like `train`."""
+    from megacode.config import load_config
+
+    config = load_config(run, overrides or [])
+    from megacode.prove.bench import bench, render_bench
+
+    figures = bench(config, _place(), steps)
+    if figures is not None:
+        console.result_json(figures) if as_json else console.result(render_bench(figures))
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder, or a run folder for its newest")],
+    out: Out,
+    tokenizer: Annotated[Optional[Path], typer.Option(help="default: the run's own")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Write a Hugging Face folder, and compare its logits with the engine's."""
+    from megacode.checkpoint.huggingface.export import export
+
+    report = export(checkpoint, out, tokenizer)
+    if as_json:
+        console.result_json(asdict(report))
+        return
+    console.result(f"{out}: {report.parameters:,} parameters, GPTBigCodeForCausalLM")
+    if report.largest_difference is None:
+        console.result("logits NOT compared: transformers is not installed (pip install megacode[hf])")
+    else:
+        console.result(f"logits agree with transformers within {report.largest_difference:.1e} (fp32)")
+
+
+@app.command()
+def complete(
+    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder, or a run folder for its newest")],
+    prefix: Annotated[str, typer.Option(help="text before")],
+    suffix: Annotated[Optional[str], typer.Option(help="text after: fill in the middle")] = None,  # noqa: UP045
+    tokens: Annotated[int, typer.Option(help="most tokens to make")] = 64,
+    temperature: Annotated[float, typer.Option(help="0: always the likeliest token")] = 0.0,
+    seed: Annotated[int, typer.Option(help="of the draw, with a temperature")] = 0,
+    tokenizer: Annotated[Optional[Path], typer.Option(help="default: the run's own")] = None,  # noqa: UP045
+) -> None:
+    """Continue a prefix, or fill in the middle, with a trained model."""
+    from megacode.evaluate.complete import Completer, Sampling
+
+    completer = Completer.load(checkpoint, tokenizer)
+    console.result(completer.complete(prefix, suffix, Sampling(tokens, temperature, seed)))
+
+
+@app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(help="checkpoint.folder of the run")],
+    out: Annotated[Path, typer.Option(help="the page to write")] = Path("report.html"),
+    manifest: Annotated[Optional[Path], typer.Option(help="manifest.json of `prepare`")] = None,  # noqa: UP045
+    title: Annotated[str, typer.Option(help="headline of the page")] = "megacode run",
+) -> None:
+    """Write one HTML file that opens offline: losses, throughput, pipeline timeline, data, completions."""
+    from megacode.metrics.report import inputs_in, write_report
+
+    write_report(inputs_in(run_folder, title, manifest), out)
+    console.result(str(out))
+
+
+@app.command()
+def quickstart(
+    run: RunFile,
+    overrides: Overrides = None,
+    source: Annotated[Optional[Path], typer.Option(help="your code; default: the standard library")] = None,  # noqa: UP045
+    out: Out = Path("quickstart"),
+) -> None:
+    """From raw source code to a trained, exported model and a report, by the public commands, one after another."""
+    from megacode.quickstart import quickstart
+
+    quickstart(run, overrides or [], source, out)
+
+
+def _checked_run(run: Path, overrides: list[str]) -> tuple[Any, Any]:
+    """The configuration, with its files looked for too, and this process's place; all without torch."""
+    from megacode.config import ConfigError, load_config
+    from megacode.train.files import missing_files
+
+    config = load_config(run, overrides)
+    if problems := missing_files(config):
+        raise ConfigError(str(run), problems, config.parallel.world_size)
+    return config, _place()
+
+
+def _place() -> Any:
+    from megacode.train.place import Place
+
+    number: Callable[[str, int], int] = lambda name, default: int(os.environ.get(name, default))  # noqa: E731
+    return Place(number("RANK", 0), number("WORLD_SIZE", 1), number("LOCAL_RANK", 0))

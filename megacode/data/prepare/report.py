@@ -1,0 +1,111 @@
+"""What preparing did, step by step: documents in, kept, dropped, and why, with paths to look at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from megacode.data.documents import Document
+from megacode.data.errors import DataError
+
+SAMPLES_PER_REASON = 3
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why documents were dropped: how many, and the first paths in order."""
+
+    reason: str
+    documents: int
+    samples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One step: documents in, kept and dropped, bytes of text kept, and the reasons, most frequent first."""
+
+    step: str
+    documents_in: int
+    kept: int
+    dropped: int
+    bytes_kept: int
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class Output:
+    """A written file: its name in the output folder, documents, bytes of text, sha256 of the file."""
+
+    name: str
+    documents: int
+    content_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class PrepareReport:
+    """A whole preparation; `options` and `input_sha256` are what a second run compares itself with."""
+
+    out: Path
+    options: dict[str, object]
+    input_sha256: str
+    steps: tuple[StepReport, ...]
+    train: Output
+    validation: Output
+    reused: bool
+
+
+def step_report(step: str, kept: Iterable[Document], dropped: Iterable[tuple[str, str]]) -> StepReport:
+    """Return the report of `step` from the documents it kept and the (reason, path) of each that it dropped."""
+    documents, content_bytes = 0, 0
+    for document in kept:
+        documents += 1
+        content_bytes += len(document.content.encode())
+    paths: dict[str, list[str]] = {}
+    for reason, path in dropped:
+        paths.setdefault(reason, []).append(path)
+    ranked = sorted(paths.items(), key=lambda item: (-len(item[1]), item[0]))
+    reasons = tuple(Reason(name, len(found), tuple(sorted(found)[:SAMPLES_PER_REASON])) for name, found in ranked)
+    lost = sum(reason.documents for reason in reasons)
+    return StepReport(step, documents + lost, documents, lost, content_bytes, reasons)
+
+
+def to_json(report: PrepareReport) -> str:
+    """Return the manifest's text: the report without where it lies and whether it was reused."""
+    form = asdict(report)
+    del form["out"], form["reused"]
+    return json.dumps(form, indent=2, ensure_ascii=False) + "\n"
+
+
+def from_json(text: str, out: Path) -> PrepareReport:
+    """Read a manifest's text back. Raises DataError when it is not one."""
+    try:
+        form = json.loads(text)
+        steps = tuple(
+            StepReport(
+                **{**step, "reasons": tuple(Reason(**{**r, "samples": tuple(r["samples"])}) for r in step["reasons"])}
+            )
+            for step in form.pop("steps")
+        )
+        train, validation = Output(**form.pop("train")), Output(**form.pop("validation"))
+        return PrepareReport(out=out, steps=steps, train=train, validation=validation, reused=True, **form)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f"{out}: not a manifest of this program ({error}); prepare again") from error
+
+
+def render_report(report: PrepareReport) -> list[str]:
+    """Return the report as lines for the console."""
+    lines = [f"{'step':<18}{'in':>9}{'kept':>9}{'dropped':>9}{'kept MB':>10}"]
+    for step in report.steps:
+        megabytes = step.bytes_kept / 1e6
+        lines.append(f"{step.step:<18}{step.documents_in:>9,}{step.kept:>9,}{step.dropped:>9,}{megabytes:>10.2f}")
+        for reason in step.reasons:
+            more = ", …" if reason.documents > len(reason.samples) else ""
+            lines.append(f"    {reason.documents:>7,}  {reason.reason}: {', '.join(reason.samples)}{more}")
+    for output in (report.train, report.validation):
+        lines.append(f"{report.out / output.name}  {output.documents:,} documents, {output.content_bytes / 1e6:.2f} MB")
+    if report.reused:
+        lines.append("same input and options as before: nothing was done")
+    return lines

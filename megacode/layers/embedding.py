@@ -1,0 +1,54 @@
+"""Token and position embeddings; the token matrix is cut by vocabulary and is also the output head's weight."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from megacode.config.schema import ModelConfig
+from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
+from megacode.parallel.collectives import reduce_scatter_sequence
+
+
+def token_embedding_spec(model: ModelConfig, name: str = "embedding.tokens.weight") -> ParamSpec:
+    """The [v, h] matrix that the first stage owns; under another name, the copy of it on the last stage."""
+    owner = "embedding.tokens.weight"
+    tied_to = None if name == owner else owner
+    shape = (model.vocab, model.hidden)
+    return ParamSpec(name, shape, Split(0), std=model.init_std, decay=True, tied_to=tied_to)
+
+
+class VocabParallelEmbedding(ShardedModule):
+    """Token ids [b, s] -> [b, s/tp, h]. Each rank looks up the ids of its part of the vocabulary."""
+
+    def __init__(self, context: LayerContext, model: ModelConfig) -> None:
+        super().__init__(context)
+        self.weight = self.new_parameter("weight", token_embedding_spec(model))
+        self.first_token = context.tp.index * (model.vocab // context.tp.size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """int64 [b, s] -> [b, s/tp, h]."""
+        tp = self.context.tp
+        if tp.size == 1:
+            return functional.embedding(tokens, self.weight)
+        local = tokens - self.first_token
+        is_elsewhere = (local < 0) | (local >= self.weight.shape[0])
+        rows = functional.embedding(local.masked_fill(is_elsewhere, 0), self.weight)
+        return reduce_scatter_sequence(rows.masked_fill(is_elsewhere.unsqueeze(-1), 0.0), tp)
+
+
+class PositionEmbedding(ShardedModule):
+    """Positions [b, s] -> [b, s/tp, h], learned; each rank looks up its part of the sequence."""
+
+    def __init__(self, context: LayerContext, model: ModelConfig) -> None:
+        super().__init__(context)
+        shape = (model.context, model.hidden)
+        spec = ParamSpec("embedding.positions.weight", shape, Copied(), std=model.init_std, decay=True)
+        self.weight = self.new_parameter("weight", spec)
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """int64 [b, s] -> [b, s/tp, h]."""
+        tp = self.context.tp
+        local = torch.chunk(positions, tp.size, dim=1)[tp.index]
+        return functional.embedding(local, self.weight)

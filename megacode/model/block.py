@@ -1,0 +1,36 @@
+"""One transformer block, pre-LayerNorm (GPT-2): x + attention(norm(x)), then x + mlp(norm(x))."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from megacode.config.schema import ModelConfig
+from megacode.layers.attention import Attention
+from megacode.layers.dropout import Draw, sequence_dropout
+from megacode.layers.mlp import MLP
+from megacode.layers.norm import LayerNorm
+from megacode.layers.spec import LayerContext
+
+# Dropout sites: 0 is the embedding; layer i has three, for probabilities, attention output and MLP output.
+SITES_PER_LAYER = 3
+
+
+class Block(nn.Module):
+    """Layer number `layer` of the decoder: [b, s/tp, h] -> [b, s/tp, h]."""
+
+    def __init__(self, context: LayerContext, model: ModelConfig, layer: int) -> None:
+        super().__init__()
+        name, self.tp, self.dropout = f"layers.{layer}", context.tp, model.hidden_dropout
+        self.first_site = 1 + SITES_PER_LAYER * layer
+        # Outputs to the residual stream start smaller, by the depth of the whole model (GPT-2; Megatron's scaled init).
+        out_std = model.init_std / (2 * model.layers) ** 0.5
+        self.attention_norm = LayerNorm(context, f"{name}.attention_norm", model.hidden, model.norm_eps)
+        self.attention = Attention(context, f"{name}.attention", model, out_std, self.first_site)
+        self.mlp_norm = LayerNorm(context, f"{name}.mlp_norm", model.hidden, model.norm_eps)
+        self.mlp = MLP(context, f"{name}.mlp", model, out_std)
+
+    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
+        """[b, s/tp, h] -> [b, s/tp, h]; `draw` is None in evaluation."""
+        attended = self.attention(self.attention_norm(x), draw)
+        x = x + sequence_dropout(attended, self.dropout, draw, self.first_site + 1, self.tp)
+        return x + sequence_dropout(self.mlp(self.mlp_norm(x)), self.dropout, draw, self.first_site + 2, self.tp)

@@ -1,0 +1,52 @@
+"""The two ends of the decoder: tokens into the residual stream, and out of it into logits and loss."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from megacode.config.schema import ModelConfig
+from megacode.layers.dropout import Draw, sequence_dropout
+from megacode.layers.embedding import PositionEmbedding, VocabParallelEmbedding, token_embedding_spec
+from megacode.layers.loss import vocab_parallel_cross_entropy
+from megacode.layers.norm import LayerNorm
+from megacode.layers.spec import LayerContext, ShardedModule
+from megacode.parallel.collectives import gather_sequence
+
+
+class Embedding(nn.Module):
+    """Token ids and positions [b, s] -> [b, s/tp, h]."""
+
+    def __init__(self, context: LayerContext, model: ModelConfig) -> None:
+        super().__init__()
+        self.tp, self.dropout = context.tp, model.embedding_dropout
+        self.tokens = VocabParallelEmbedding(context, model)
+        self.positions = PositionEmbedding(context, model)
+
+    def forward(self, tokens: Tensor, positions: Tensor, draw: Draw | None) -> Tensor:
+        """int64 [b, s] twice -> [b, s/tp, h]."""
+        return sequence_dropout(self.tokens(tokens) + self.positions(positions), self.dropout, draw, 0, self.tp)
+
+
+class Head(ShardedModule):
+    """Final LayerNorm and the output projection by the embedding matrix.
+
+    `tied` is the first stage's parameter where both ends are one stage; otherwise the head keeps a copy of its own,
+    which the optimizer keeps equal to the first stage's bit for bit.
+    """
+
+    def __init__(self, context: LayerContext, model: ModelConfig, tied: nn.Parameter | None) -> None:
+        super().__init__(context)
+        self.norm = LayerNorm(context, "final_norm", model.hidden, model.norm_eps)
+        if tied is None:
+            self.weight = self.new_parameter("weight", token_embedding_spec(model, "head.weight"))
+        else:
+            self.weight = tied
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[b, s/tp, h] -> this rank's [b, s, v/tp]."""
+        return functional.linear(gather_sequence(self.norm(x), self.context.tp), self.weight)
+
+    def forward(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """The weighted sum of token losses in nats, fp32 scalar, from [b, s/tp, h] and targets, weights [b, s]."""
+        return (vocab_parallel_cross_entropy(self.logits(x), targets, self.context.tp) * weights).sum()

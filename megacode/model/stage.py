@@ -1,0 +1,57 @@
+"""The part of the decoder that one rank owns: its pipeline stage, cut over its tensor-parallel group."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from megacode.config.schema import RunConfig
+from megacode.kernels.dispatch import Implementations
+from megacode.layers.dropout import Draw
+from megacode.layers.spec import LayerContext, ParamSpec, named_specs
+from megacode.layout.stages import split_layers
+from megacode.model.block import Block
+from megacode.model.ends import Embedding, Head
+from megacode.parallel.groups import Groups
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+class Stage(nn.Module):
+    """Embedding on the first stage, blocks everywhere, head and loss on the last."""
+
+    def __init__(self, config: RunConfig, groups: Groups, kernels: Implementations, device: torch.device) -> None:
+        super().__init__()
+        model, coords = config.model, groups.coords
+        context = LayerContext(groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels)
+        layers = split_layers(model.layers, groups.topology.pp)[coords.pp]
+        self.dtype, self.device = context.dtype, device
+        self.embedding = Embedding(context, model) if groups.is_first_stage else None
+        self.blocks = nn.ModuleList(Block(context, model, layer) for layer in layers)
+        tied = self.embedding.tokens.weight if self.embedding else None
+        self.head = Head(context, model, tied) if groups.is_last_stage else None
+
+    def specs(self) -> list[tuple[ParamSpec, nn.Parameter]]:
+        """Every parameter that this rank holds, with its spec."""
+        return list(named_specs(self))
+
+    def embed(self, tokens: Tensor, positions: Tensor, draw: Draw | None) -> Tensor:
+        """int64 [b, s] -> [b, s/tp, h]; first stage only."""
+        assert self.embedding is not None, "only the first stage embeds"
+        return self.embedding(tokens, positions, draw)
+
+    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
+        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h]."""
+        for block in self.blocks:
+            x = block(x, draw)
+        return x
+
+    def loss(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """Weighted sum of token losses, fp32 scalar, nats; last stage only."""
+        assert self.head is not None, "only the last stage computes the loss"
+        return self.head(x, targets, weights)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """[b, s/tp, h] -> this rank's [b, s, v/tp]; last stage only."""
+        assert self.head is not None, "only the last stage computes logits"
+        return self.head.logits(x)

@@ -1,0 +1,54 @@
+"""Gradient accumulation in fp32, whatever the weights' dtype.
+
+After each micro-batch's backward a parameter's gradient is added to its place in a flat fp32 buffer and dropped, as
+StarCoder was trained (Megatron's accumulate_allreduce_grads_in_fp32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from megacode.layers.spec import ParamSpec
+from megacode.optim.flat import FlatLayout
+
+NamedParameters = Sequence[tuple[ParamSpec, nn.Parameter]]
+
+
+class GradientBuffer:
+    """The fp32 gradients of one rank's parameters.
+
+    flat:    those of the parameters in `layout`, in its order; fp32 [layout.total].
+    by_name: every parameter's accumulated gradient in the parameter's shape, a view of `flat`, or of memory of its own
+             for a tied copy, which is in no layout.
+    """
+
+    def __init__(self, layout: FlatLayout, parameters: NamedParameters) -> None:
+        device = parameters[0][1].device
+        self.flat = torch.zeros(layout.total, dtype=torch.float32, device=device)
+        by_name = {
+            segment.spec.name: self.flat[segment.start : segment.stop].view(segment.shape)
+            for segment in layout.segments
+        }
+        for spec, parameter in parameters:
+            if spec.name not in by_name:
+                by_name[spec.name] = torch.zeros_like(parameter, dtype=torch.float32)
+            _accumulate_into(by_name[spec.name], parameter)
+        self.by_name: Mapping[str, Tensor] = by_name
+
+    def zero(self) -> None:
+        """Forget everything accumulated."""
+        self.flat.zero_()
+        for gradient in self.by_name.values():
+            gradient.zero_()
+
+
+def _accumulate_into(gradient: Tensor, parameter: nn.Parameter) -> None:
+    def add(_: Tensor) -> None:
+        assert parameter.grad is not None, "called after a gradient was made"
+        gradient.add_(parameter.grad)
+        parameter.grad = None
+
+    parameter.register_post_accumulate_grad_hook(add)

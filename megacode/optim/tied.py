@@ -1,0 +1,33 @@
+"""The embedding matrix that the first and the last pipeline stage share.
+
+The first stage owns it: the last stage's gradient is added to the owner's, the owner alone updates its master weights,
+and the new weights are copied back. So the two are equal bit for bit by construction, and its norm is counted once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from megacode.parallel.collectives import all_sum_, broadcast_
+from megacode.parallel.groups import Group
+
+OWNER = 0
+
+
+@dataclass(frozen=True)
+class TiedWeight:
+    """One end's view of a shared weight: its gradient (fp32), its value, and the group of the two ends."""
+
+    gradient: Tensor
+    weight: Tensor
+    group: Group
+
+    def sum_gradients(self) -> None:
+        """Add up both ends' gradients."""
+        all_sum_(self.gradient, self.group)
+
+    def copy_from_owner(self) -> None:
+        """Take over the owner's value."""
+        broadcast_(self.weight, self.group, OWNER)

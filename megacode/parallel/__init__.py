@@ -1,0 +1,1 @@
+"""Process groups, the collectives that layers and optimizers call, and random numbers that know no layout."""

@@ -1,0 +1,1 @@
+"""Links between neighbouring stages, and the runner that executes a schedule."""

@@ -1,0 +1,72 @@
+"""How many parameters a model has, exactly, in all and on each rank.
+
+With hidden h, head width d, k KV heads, MLP width f, L layers, V tokens, P positions, biases and a tied head:
+N = L [(h + 2kd)(h + 1) + h(h + 1) + (h + 1) f + (f + 1) h + 4h] + V h + P h + 2h.
+With k = 1 and f = 4h this gives the published StarCoder totals (arXiv 2305.06161), 15,517,456,384 for the 15.5B.
+"""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+
+from megacode.config.schema import ModelConfig, ParallelConfig
+from megacode.layout.stages import split_layers
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters by part; `head_copy` is the last stage's copy of the tied embedding, 0 in the whole model."""
+
+    token_embedding: int
+    position_embedding: int
+    attention: int
+    mlp: int
+    norms: int
+    head_copy: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return sum(astuple(self))
+
+
+def count_parameters(model: ModelConfig) -> ParameterCount:
+    """The parameters of the whole model, tied ones once."""
+    return count_on_rank(model, ParallelConfig(), stage=0)
+
+
+def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> ParameterCount:
+    """The parameters that every tensor-parallel rank of pipeline stage `stage` holds; they all hold equally many.
+
+    Cut over tp: the embedding's rows, query heads, KV heads (each rank keeps at least one), the MLP's width. Copied:
+    positions, norms, and the biases that are added after a sum over tp.
+    Raises ValueError for a stage outside 0 .. pp - 1 or sizes that tp does not divide.
+    """
+    if not 0 <= stage < parallel.pp:
+        raise ValueError(f"stage {stage} is outside a pipeline of {parallel.pp} stages")
+    tp, hidden = parallel.tp, model.hidden
+    queries = _share("heads", model.heads, tp) * model.head_width
+    ffn, rows = _share("ffn", model.ffn, tp), _share("vocab", model.vocab, tp)
+    keys = max(1, model.kv_heads // tp) * model.head_width
+    layers = len(split_layers(model.layers, parallel.pp)[stage])
+    first, last = stage == 0, stage == parallel.pp - 1
+    return ParameterCount(
+        token_embedding=rows * hidden if first else 0,
+        position_embedding=model.context * hidden if first else 0,
+        attention=layers * ((queries + 2 * keys) * (hidden + 1) + queries * hidden + hidden),
+        mlp=layers * (ffn * (hidden + 1) + ffn * hidden + hidden),
+        norms=layers * 4 * hidden + (2 * hidden if last else 0),
+        head_copy=rows * hidden if last and not first else 0,
+    )
+
+
+def fullest_rank(model: ModelConfig, parallel: ParallelConfig) -> ParameterCount:
+    """The count of the stage whose ranks hold the most parameters."""
+    stages = (count_on_rank(model, parallel, stage) for stage in range(parallel.pp))
+    return max(stages, key=lambda count: count.total)
+
+
+def _share(name: str, whole: int, tp: int) -> int:
+    if whole % tp:
+        raise ValueError(f"model.{name} = {whole} cannot be cut into {tp} equal parts")
+    return whole // tp

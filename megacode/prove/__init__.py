@@ -1,0 +1,1 @@
+"""What shows a claim on the user's own configuration."""

@@ -1,0 +1,84 @@
+"""Throughput of a configuration on made-up tokens: what a step costs and where its time goes."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+from typing import Any
+
+import numpy as np
+import torch
+
+from megacode.config.schema import RunConfig
+from megacode.data.batches import BatchPlan
+from megacode.kernels.dispatch import choose
+from megacode.layout.topology import Topology
+from megacode.parallel.groups import joined_world, make_groups
+from megacode.pipeline.runner import observe_nothing
+from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
+from megacode.train.assemble import Feed, assemble
+from megacode.train.place import Place
+from megacode.train.step import StepReport, train_step
+
+WARM_UP_STEPS = 2
+
+
+class RandomTokens:
+    """Stands in for a shard: sample n is uniform random tokens, a pure function of n."""
+
+    def __init__(self, vocab: int, sequence: int) -> None:
+        self.vocab, self.sequence = vocab, sequence
+
+    def sample(self, index: int) -> np.ndarray:
+        """int64 [sequence + 1]."""
+        return np.random.default_rng(index).integers(self.vocab, size=self.sequence + 1)
+
+
+def bench(config: RunConfig, place: Place, steps: int) -> dict[str, Any] | None:
+    """Time `steps` optimizer steps after two of warm-up; the figures on rank 0, None on the others.
+
+    tokens_per_second is of the whole run, from the median step; seconds are medians by phase on rank 0;
+    peak_memory_bytes is rank 0's: resident memory on a CPU, allocated memory on a GPU.
+    """
+    torch.set_num_threads(config.launch.threads)
+    device = torch.device(config.launch.device, *([place.local_rank] if config.launch.device == "cuda" else []))
+    parallel, launch = config.parallel, config.launch
+    with joined_world(launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method):
+        groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), place.rank)
+        tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
+        plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
+        kernels = choose(config.kernels.implementation, device.type)
+        run = assemble(config, groups, Feed(plan, {}, ""), kernels, device, observe_nothing)
+        reports = [train_step(run, step, False) for step in range(1, WARM_UP_STEPS + steps + 1)]
+    return _figures(config, reports[WARM_UP_STEPS:], dict(kernels.name_by_op)) if place.rank == 0 else None
+
+
+def _figures(config: RunConfig, reports: list[StepReport], kernels: dict[str, str]) -> dict[str, Any]:
+    seconds = {phase: statistics.median(report.seconds[phase] for report in reports) for phase in reports[0].seconds}
+    rate, ranks = config.tokens_per_step / seconds["total"], config.parallel.world_size
+    flops, peak = flops_per_token(config.model, config.data.sequence), config.launch.peak_tflops
+    on_gpu = config.launch.device == "cuda"
+    memory = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    return {
+        "layout": f"tp {config.parallel.tp} x pp {config.parallel.pp} x dp {config.parallel.dp}",
+        "steps": len(reports),
+        "tokens_per_second": rate,
+        "tflops_per_rank": tflops_per_rank(rate, ranks, flops),
+        "mfu": model_flops_utilization(rate, ranks, flops, peak) if peak else None,
+        "seconds": seconds,
+        "peak_memory_bytes": memory,
+        "kernels": kernels,
+    }
+
+
+def render_bench(figures: dict[str, Any]) -> str:
+    """The figures as lines for a person."""
+    phases = ", ".join(f"{name} {value * 1e3:.0f}" for name, value in figures["seconds"].items())
+    return "\n".join(
+        [
+            f"{figures['layout']}, median of {figures['steps']} steps",
+            f"  {figures['tokens_per_second']:,.0f} tokens/s, {figures['tflops_per_rank']:.3f} TFLOP/s a rank",
+            f"  ms: {phases}",
+            f"  peak memory of rank 0: {figures['peak_memory_bytes'] / 2**20:,.0f} MiB",
+        ]
+    )

@@ -1,0 +1,115 @@
+"""Everything a rank needs for its run, built once from the configuration, complete when it is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from megacode.config.schema import RunConfig
+from megacode.data.batches import BatchPlan
+from megacode.data.errors import DataError
+from megacode.data.fim import FimPolicy
+from megacode.data.microbatch import MicroBatch
+from megacode.data.sampler import SampleStream, validation_stream
+from megacode.data.sidecar import open_shard
+from megacode.data.tokenizer import Tokenizer
+from megacode.kernels.dispatch import Implementations
+from megacode.layers.dropout import Draw
+from megacode.layout.schedules import Schedule, forward_only, make_schedule
+from megacode.model.stage import Stage
+from megacode.optim.adamw import ShardedAdamW
+from megacode.parallel.groups import Groups
+from megacode.pipeline.links import Links
+from megacode.pipeline.runner import Observer, Runner
+from megacode.train.files import RunFolder
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The batches of a run: `train`, and one frozen plan for each kind of validation loss."""
+
+    train: BatchPlan
+    validation: dict[str, BatchPlan]
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One rank's part of a training run."""
+
+    config: RunConfig
+    groups: Groups
+    stage: Stage
+    optimizer: ShardedAdamW
+    runner: Runner
+    schedule: Schedule
+    feed: Feed
+    folder: RunFolder
+    device: torch.device
+
+    def batches(self, plan: BatchPlan, step_index: int) -> Sequence[MicroBatch]:
+        """This rank's micro-batches of step `step_index` (from 0), on its device; none on inner stages."""
+        if not (self.groups.is_first_stage or self.groups.is_last_stage):
+            return ()
+        return [
+            plan.micro_batch(step_index, self.groups.coords.dp, index).to(self.device)
+            for index in range(plan.micro_batches_per_rank)
+        ]
+
+    def draws(self, step: int) -> Sequence[Draw]:
+        """What dropout in each micro-batch of `step` (from 1) is a function of."""
+        seed, dp = self.config.train.seed, self.groups.topology.dp
+        return [Draw(seed, step, index * dp + self.groups.coords.dp) for index in range(self.config.micro_batches)]
+
+    def forward_schedule(self, plan: BatchPlan) -> Schedule:
+        """The forward passes over one step of a validation plan."""
+        return forward_only(self.groups.topology.pp, plan.micro_batches_per_rank)
+
+
+def open_feed(config: RunConfig) -> Feed:
+    """Open the shards and the tokenizer. Raises DataError where they are damaged or don't belong together."""
+    data, train, dp = config.data, config.train, config.parallel.dp
+    tokenizer = Tokenizer.load(data.tokenizer)
+    if tokenizer.vocab_size > config.model.vocab:
+        raise DataError(
+            f"{data.tokenizer}: has {tokenizer.vocab_size} tokens, model.vocab is {config.model.vocab}; "
+            "raise model.vocab, or train a smaller tokenizer"
+        )
+    policy = FimPolicy(data.fim.rate, data.fim.spm_rate) if data.fim.rate > 0.0 else None
+    stream = SampleStream(open_shard(data.train, tokenizer), data.sequence, data.seed, policy, tokenizer)
+    validation: dict[str, BatchPlan] = {}
+    if data.validation:
+        reader = open_shard(data.validation, tokenizer)
+        kinds = {"left_to_right": None, "fim": FimPolicy(1.0, data.fim.spm_rate)}
+        validation = {
+            kind: BatchPlan(
+                validation_stream(reader, data.sequence, tokenizer, fim),
+                train.micro_batch,
+                train.validate_sequences,
+                dp,
+            )
+            for kind, fim in kinds.items()
+        }
+    return Feed(BatchPlan(stream, train.micro_batch, train.global_batch, dp), validation, tokenizer.fingerprint)
+
+
+def assemble(
+    config: RunConfig, groups: Groups, feed: Feed, kernels: Implementations, device: torch.device, observe: Observer
+) -> Run:
+    """Build this rank's part of the run, with initial weights."""
+    stage = Stage(config, groups, kernels, device)
+    message = (config.train.micro_batch, config.data.sequence // groups.tp.size, config.model.hidden)
+    return Run(
+        config=config,
+        groups=groups,
+        stage=stage,
+        optimizer=ShardedAdamW(stage.specs(), groups, config.optim),
+        runner=Runner(stage, Links(groups, message, stage.dtype, device), groups.coords.pp, observe),
+        schedule=make_schedule(config.parallel.schedule, groups.topology.pp, config.micro_batches),
+        feed=feed,
+        folder=RunFolder(Path(config.checkpoint.folder)),
+        device=device,
+    )

@@ -1,0 +1,120 @@
+"""A training run on one rank, from joining the world to the last checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+
+from megacode import console
+from megacode.config.load import ConfigError
+from megacode.config.problem import Problem
+from megacode.config.schema import RunConfig
+from megacode.data.entropy import unigram_entropy
+from megacode.kernels.dispatch import Implementations, KernelUnavailable, choose
+from megacode.layout.topology import Topology
+from megacode.parallel.collectives import barrier
+from megacode.parallel.groups import Groups, joined_world, make_groups
+from megacode.train.assemble import Feed, Run, assemble, open_feed
+from megacode.train.journal import Journal
+from megacode.train.place import Place
+from megacode.train.resume import resume, save
+from megacode.train.signals import StopRequest
+from megacode.train.step import train_step
+from megacode.train.timeline import Recorder, write_timeline
+from megacode.train.validate import validate
+
+
+def train(config: RunConfig, place: Place, stop: StopRequest) -> bool:
+    """Train to `train.steps`, resuming where the run folder left off; returns whether all steps are done.
+
+    When `stop` is asked of any rank, all save at the next step and return False. Raises ConfigError if the world that
+    was launched is not the configuration's, DataError and CheckpointError as their rooms do.
+    """
+    _check_world(config, place)
+    torch.set_num_threads(config.launch.threads)
+    device = torch.device(config.launch.device, *([place.local_rank] if config.launch.device == "cuda" else []))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    parallel = config.parallel
+    kernels, feed = _choose_kernels(config), open_feed(config)
+    timeout = config.launch.timeout_seconds
+    with joined_world(config.launch.backend, place.rank, place.world_size, timeout, place.init_method):
+        groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), place.rank)
+        recorder = Recorder(groups.coords.pp)
+        run = assemble(config, groups, feed, kernels, device, recorder)
+        journal = Journal(config, run.folder) if groups.rank == 0 else None
+        done = resume(run)
+        _on_rank_0(groups, lambda: _open_folder(run))
+        if journal:
+            journal.start(done, kernels, _entropy(feed))
+        finished = _steps(run, done, recorder, journal, stop)
+        _on_rank_0(groups, lambda: (run.folder.finished if finished else run.folder.stopped).touch())
+        barrier(groups.world)
+    return finished
+
+
+def _steps(run: Run, done: int, recorder: Recorder, journal: Journal | None, stop: StopRequest) -> bool:
+    """The loop; returns whether it reached the last step."""
+    config = run.config
+    bar = console.progress("training", config.train.steps) if journal else nullcontext(lambda count: None)
+    with bar as advance:
+        advance(done)
+        for step in range(done + 1, config.train.steps + 1):
+            recorder.clear()
+            report = train_step(run, step, bool(stop.name))
+            if journal:
+                journal.step(report)
+            advance(1)
+            is_last = step == config.train.steps
+            if is_last:
+                write_timeline(run.folder.timeline, config.parallel.schedule, recorder, run.groups)
+            if run.feed.validation and (is_last or _due(step, config.train.validate_every)):
+                losses = validate(run)
+                if journal:
+                    journal.validation(step, losses)
+            if is_last or report.stop or _due(step, config.checkpoint.every):
+                save(run, step)
+            if report.stop and not is_last:
+                if journal:
+                    console.say(f"asked to stop: saved step {step}; start again to go on")
+                return False
+    return True
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
+
+
+def _check_world(config: RunConfig, place: Place) -> None:
+    parallel = config.parallel
+    if parallel.world_size != place.world_size:
+        value = f"tp {parallel.tp} x pp {parallel.pp} x dp {parallel.dp}"
+        rule = f"makes {parallel.world_size} ranks, but {place.world_size} were launched"
+        hint = f"start {parallel.world_size} processes (launch/torchrun.sh does) or change the layout"
+        raise ConfigError("launch", [Problem("parallel", value, rule, hint)], place.world_size)
+
+
+def _entropy(feed: Feed) -> float | None:
+    plan = feed.validation.get("left_to_right")
+    return unigram_entropy(plan.stream.reader) if plan else None
+
+
+def _choose_kernels(config: RunConfig) -> Implementations:
+    requested = config.kernels.implementation
+    try:
+        return choose(requested, config.launch.device)
+    except KernelUnavailable as error:
+        raise ConfigError("kernels", [Problem("kernels.implementation", repr(requested), str(error))]) from error
+
+
+def _on_rank_0(groups: Groups, act: Callable[[], None]) -> None:
+    if groups.rank == 0:
+        act()
+
+
+def _open_folder(run: Run) -> None:
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    run.folder.stopped.unlink(missing_ok=True)
+    run.folder.finished.unlink(missing_ok=True)

@@ -1,0 +1,93 @@
+"""One optimizer step, from micro-batches to new weights."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from megacode.optim.learning_rate import learning_rate
+from megacode.parallel.collectives import all_sum_
+from megacode.pipeline.runner import Work
+from megacode.train.assemble import Run
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one step did. `loss` in nats per token; `seconds` by phase on this rank.
+
+    `skipped`: the gradient was not finite and the weights stayed. `stop`: some rank was asked to stop.
+    """
+
+    step: int
+    loss: float
+    gradient_norm: float
+    learning_rate: float
+    tokens: int
+    seconds: dict[str, float]
+    skipped: bool
+    stop: bool
+
+
+class Clock:
+    """Splits a step's time into phases."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._start = self._last = time.perf_counter()
+
+    def phase(self, name: str) -> None:
+        """All since the last call was `name`."""
+        now = time.perf_counter()
+        self.seconds[name], self._last = now - self._last, now
+
+    def total(self) -> dict[str, float]:
+        """The phases and their sum, in seconds."""
+        return {**self.seconds, "total": self._last - self._start}
+
+
+def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
+    """Do optimizer step `step` (from 1): schedule, reduction, norm, update. Every rank calls it."""
+    clock = Clock()
+    batches = run.batches(run.feed.train, step - 1)
+    scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
+    clock.phase("data")
+    losses = run.runner.run(run.schedule, Work(batches, run.draws(step), scale))
+    clock.phase("compute")
+    run.optimizer.reduce()
+    clock.phase("reduce")
+    norm = run.optimizer.gradient_norm()
+    rate = learning_rate(run.config, step)
+    sound = math.isfinite(norm)
+    if sound:
+        run.optimizer.step(step, rate, norm)
+    clock.phase("optimizer")
+    loss, stop = share(run, [sum_of(losses, run.device) * scale, torch.tensor(float(stop_asked))])
+    clock.phase("report")
+    return StepReport(step, loss, norm, rate, run.config.tokens_per_step, clock.total(), not sound, stop > 0)
+
+
+def total_weight(run: Run, weights: list[Tensor]) -> Tensor:
+    """The sum of all targets' weights in the global batch, fp32 scalar; 1 on inner stages, which see no targets."""
+    if not weights:
+        return torch.ones((), device=run.device)
+    return all_sum_(torch.stack([weight.sum() for weight in weights]).sum(), run.groups.dp)
+
+
+def sum_of(losses: list[Tensor], device: torch.device) -> Tensor:
+    """The sum of the micro-batches' losses; zero on stages that compute none."""
+    return torch.stack(losses).sum() if losses else torch.zeros((), device=device)
+
+
+def share(run: Run, values: list[Tensor]) -> list[float]:
+    """Sum scalars over all replicas, from one rank of each tensor-parallel group, and give them to every rank.
+
+    The second and later values are summed over every rank of the world.
+    """
+    first, *others = values
+    counted = first if run.groups.tp.index == 0 else torch.zeros_like(first)
+    vector = torch.stack([value.to(run.device, torch.float64) for value in (counted, *others)])
+    return [float(value) for value in all_sum_(vector, run.groups.world)]

@@ -1,0 +1,19 @@
+"""The loss on frozen validation samples, left to right and filling in the middle."""
+
+from __future__ import annotations
+
+from megacode.pipeline.runner import Work
+from megacode.train.assemble import Run
+from megacode.train.step import share, sum_of, total_weight
+
+
+def validate(run: Run) -> dict[str, float]:
+    """Mean loss in nats per token for each kind of validation; every rank calls it and gets all of them."""
+    losses = {}
+    for kind, plan in run.feed.validation.items():
+        batches = run.batches(plan, 0)
+        scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
+        work = Work(batches, [None] * plan.micro_batches_per_rank, scale)
+        sums = run.runner.run(run.forward_schedule(plan), work)
+        losses[kind] = share(run, [sum_of(sums, run.device) * scale])[0]
+    return losses

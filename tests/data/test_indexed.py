@@ -1,0 +1,127 @@
+"""Shards: what is written is read, by an independent reading of Megatron's layout too; damage is refused by name."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from megacode.data.entropy import unigram_entropy
+from megacode.data.errors import DataError
+from megacode.data.indexed import ShardReader, ShardWriter, bin_path, idx_path
+
+Shard = Callable[..., ShardReader]
+DOCUMENTS = [[5, 6, 7, 0], [1499, 0], [0], [*range(100, 400), 0]]
+
+
+def megatron_parse(prefix: Path) -> list[list[int]]:
+    """Read a shard with struct alone, from the layout's description."""
+    raw, data = idx_path(prefix).read_bytes(), bin_path(prefix).read_bytes()
+    assert raw[:9] == b"MMIDIDX\x00\x00"
+    version, code, sequences, entries = struct.unpack_from("<QBQQ", raw, 9)
+    assert version == 1 and entries == sequences + 1
+    letter, width = {8: ("H", 2), 4: ("i", 4)}[code]
+    lengths = struct.unpack_from(f"<{sequences}i", raw, 34)
+    pointers = struct.unpack_from(f"<{sequences}q", raw, 34 + 4 * sequences)
+    documents = struct.unpack_from(f"<{entries}q", raw, 34 + 12 * sequences)
+    assert documents == tuple(range(entries)) and len(raw) == 34 + 12 * sequences + 8 * entries
+    assert len(data) == sum(lengths) * width
+    return [list(struct.unpack_from(f"<{n}{letter}", data, at)) for n, at in zip(lengths, pointers, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "dtype"), [(1500, "uint16"), (65499, "uint16"), (65500, "int32"), (200000, "int32")]
+)
+def test_round_trip(shard: Shard, vocab_size: int, dtype: str) -> None:
+    documents = [*DOCUMENTS, [vocab_size - 1, 0]]
+    reader = shard(documents, vocab_size)
+    assert megatron_parse(reader.prefix) == documents
+    assert [reader.document(index).tolist() for index in range(reader.documents)] == documents
+    assert reader.dtype == np.dtype(dtype) and reader.document(0).dtype == np.dtype(dtype)
+    assert reader.lengths.dtype == np.int32 and reader.lengths.tolist() == [len(one) for one in documents]
+    assert (reader.documents, reader.tokens) == (5, sum(map(len, documents)))
+
+
+def test_document_is_a_read_only_view(shard: Shard) -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        shard(DOCUMENTS).document(0)[0] = 1
+
+
+def test_no_documents(shard: Shard) -> None:
+    reader = shard([])
+    assert (reader.documents, reader.tokens, megatron_parse(reader.prefix)) == (0, 0, [])
+    with pytest.raises(DataError, match="no tokens"):
+        unigram_entropy(reader)
+
+
+def test_a_failed_write_leaves_the_old_shard(shard: Shard, tmp_path: Path) -> None:
+    shard(DOCUMENTS)
+    with pytest.raises(RuntimeError), ShardWriter(tmp_path / "shard", 1500) as writer:
+        writer.add([1, 2])
+        raise RuntimeError
+    assert ShardReader(tmp_path / "shard").documents == len(DOCUMENTS)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["shard.bin", "shard.idx"]
+
+
+@pytest.mark.parametrize("tokens", [[], [-1], [1500], [[1, 2]]])
+def test_tokens_outside_the_vocabulary(tmp_path: Path, tokens: list) -> None:
+    with pytest.raises(DataError, match=r"token"), ShardWriter(tmp_path / "shard", 1500) as writer:
+        writer.add(tokens)
+
+
+def damage(path: Path, at: int, value: bytes) -> None:
+    raw = bytearray(path.read_bytes())
+    raw[at : at + len(value)] = value
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (0, b"X", "not a Megatron index"),
+        (9, b"\x02", "version must be 1, is 2"),
+        (17, b"\x06", r"dtype must be 8 \(uint16\) or 4 \(int32\), is 6"),
+        (18, b"\x05", "one sequence per document; has 5 sequences and 4 documents"),
+        (34, b"\x05", "damaged"),
+        (34 + 4 * 4 + 8, b"\x06", "damaged"),
+        (34 + 12 * 4 + 8, b"\x02", "damaged"),
+    ],
+)
+def test_damaged_index(shard: Shard, at: int, value: bytes, message: str) -> None:
+    prefix = shard(DOCUMENTS).prefix
+    damage(idx_path(prefix), at, value)
+    with pytest.raises(DataError, match=f"shard.idx: .*{message}"):
+        ShardReader(prefix)
+
+
+def test_files_cut_short_or_gone(shard: Shard) -> None:
+    prefix = shard(DOCUMENTS).prefix
+    index, data = idx_path(prefix).read_bytes(), bin_path(prefix).read_bytes()
+    bin_path(prefix).write_bytes(data[:-2])
+    with pytest.raises(
+        DataError, match=rf"shard.bin: must be {len(data)} bytes to match shard.idx, is {len(data) - 2}"
+    ):
+        ShardReader(prefix)
+    for length in (0, 20, len(index) - 1):
+        idx_path(prefix).write_bytes(index[:length])
+        with pytest.raises(DataError, match=r"shard\.idx: "):
+            ShardReader(prefix)
+    bin_path(prefix).unlink()
+    with pytest.raises(DataError, match=r"shard\.bin: missing"):
+        ShardReader(prefix)
+
+
+def test_document_out_of_range(shard: Shard) -> None:
+    with pytest.raises(DataError, match=r"must be in \[0, 4\); asked for 4"):
+        shard(DOCUMENTS).document(4)
+
+
+def test_entropy(shard: Shard) -> None:
+    assert unigram_entropy(shard([[1, 2, 3, 0]])) == pytest.approx(np.log(4))
+    assert unigram_entropy(shard([[7, 7], [7]])) == 0.0
+    reader = shard([[1, 1, 1, 0], [900]])
+    assert unigram_entropy(reader) == pytest.approx(-(0.6 * np.log(0.6) + 0.4 * np.log(0.2)))
+    assert reader.token_counts(chunk_tokens=2).tolist() == reader.token_counts().tolist()

@@ -1,0 +1,70 @@
+"""The torch implementations and the definitions agree, and the definitions agree with a count by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from megacode.kernels import reference, torch_ops
+from megacode.kernels.counter_random import AttentionDropout, attention_keep_mask
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+@pytest.mark.parametrize("length", [1, 7, 33])
+def test_attention_agrees_with_reference(kv_heads: int, length: int) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, length, heads, 16, requires_grad=True) for heads in (6, kv_heads, kv_heads)]
+    grad = torch.randn(2, length, 6, 16)
+    actual, expected = torch_ops.causal_attention(*leaves, None), reference.causal_attention(*leaves, None)
+    assert actual.shape == (2, length, 6, 16)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, leaves, grad), torch.autograd.grad(expected, leaves, grad))
+
+
+def test_reference_attention_is_the_sum_written_out() -> None:
+    torch.manual_seed(0)
+    query, key, value = torch.randn(2, 5, 4, 3), torch.randn(2, 5, 2, 3), torch.randn(2, 5, 2, 3)
+    dropout = AttentionDropout(0.5, 11, 1, 8)
+    keep = attention_keep_mask(dropout, 2, 4, 5, "cpu")
+    actual = reference.causal_attention(query, key, value, dropout)
+    for batch, row, head in [(0, 0, 0), (1, 4, 1), (0, 3, 2), (1, 2, 3)]:
+        kv_head = head // 2
+        scores = [math.exp(float(query[batch, row, head] @ key[batch, k, kv_head]) / 3**0.5) for k in range(row + 1)]
+        expected = sum(
+            score / sum(scores) * float(keep[batch, head, row, k]) / 0.5 * value[batch, k, kv_head]
+            for k, score in enumerate(scores)
+        )
+        torch.testing.assert_close(actual[batch, row, head], expected)
+
+
+def test_dropout_path_is_the_reference() -> None:
+    query = torch.randn(1, 9, 4, 8)
+    dropout = AttentionDropout(0.5, 11, 0, 4)
+    expected = reference.causal_attention(query, query, query, dropout)
+    assert torch.equal(torch_ops.causal_attention(query, query, query, dropout), expected)
+    assert not torch.allclose(expected, reference.causal_attention(query, query, query, None))
+    none = AttentionDropout(0.0, 11, 0, 4)
+    torch.testing.assert_close(
+        torch_ops.causal_attention(query, query, query, none), reference.causal_attention(query, query, query, None)
+    )
+
+
+def test_layer_norm_agrees_with_reference_and_its_gradient_with_differences() -> None:
+    torch.manual_seed(0)
+    x, weight, bias = torch.randn(2, 3, 12), torch.randn(12), torch.randn(12)
+    torch.testing.assert_close(torch_ops.layer_norm(x, weight, bias, 1e-5), reference.layer_norm(x, weight, bias, 1e-5))
+    wide = [tensor.double().requires_grad_() for tensor in (x, weight, bias)]
+    assert torch.autograd.gradcheck(lambda *leaves: reference.layer_norm(*leaves, 1e-5), wide)
+
+
+def test_reference_keeps_the_dtype_and_its_attention_gradient_passes_differences() -> None:
+    query = torch.randn(1, 4, 2, 3, dtype=torch.float64, requires_grad=True)
+    key = torch.randn(1, 4, 1, 3, dtype=torch.float64, requires_grad=True)
+    dropout = AttentionDropout(0.25, 3, 0, 2)
+    assert torch.autograd.gradcheck(lambda q, k: reference.causal_attention(q, k, k, dropout), (query, key))
+    half = query.detach().bfloat16()
+    assert reference.causal_attention(half, half, half, None).dtype == torch.bfloat16
+    with pytest.raises(ValueError, match="multiple of key-value heads"):
+        reference.causal_attention(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 2, 4), None)
