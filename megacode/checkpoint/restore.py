@@ -55,8 +55,7 @@ def restore(reader: CheckpointReader, optimizer: ShardedAdamW, groups: Groups, k
                     f"{reader.folder}: {segment.spec.name} is {tuple(whole.shape)}, the run has {segment.spec.shape}"
                 )
             local = whole[place].reshape(-1)[part.start - segment.start : part.stop - segment.start]
-            in_shard = slice(part.start - optimizer.owned.start, part.stop - optimizer.owned.start)
-            optimizer.state[kind][in_shard] = local.to(optimizer.state[kind].device)
+            optimizer.in_shard(optimizer.state[kind], part).copy_(local)
     optimizer.publish()
 
 

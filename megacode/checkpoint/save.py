@@ -18,7 +18,6 @@ from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import aside_folder, commit, flush_folder, start_aside
 from megacode.checkpoint.manifest import FILE_NAME, Manifest, Piece, RunState, StoredFile, StoredTensor
 from megacode.checkpoint.read import sha256_of
-from megacode.layers.spec import Copied
 from megacode.optim.adamw import ShardedAdamW
 from megacode.parallel.collectives import all_sum_
 from megacode.parallel.groups import Groups
@@ -58,16 +57,13 @@ def _write_shard(aside: Path, optimizer: ShardedAdamW, groups: Groups) -> None:
     file = f"rank_{groups.rank:05d}.safetensors"
     tensors: dict[str, Tensor] = {}
     entries: dict[str, Any] = {}
-    for segment, part in optimizer.layout.within(optimizer.owned):
-        if isinstance(segment.spec.placement, Copied) and groups.tp.index > 0:
-            continue
+    for held in optimizer.held():
+        spec, count = held.spec, len(held.elements)
         for kind, values in optimizer.state.items():
-            in_shard = values[part.start - optimizer.owned.start : part.stop - optimizer.owned.start]
-            tensors[f"{kind}/{segment.spec.name}"] = in_shard.cpu().clone()
-        place = segment.spec.local_slice(groups.tp.size, groups.tp.index)
-        bounds = tuple((side.start, side.stop) for side in place)
-        piece = Piece(file, bounds, part.start - segment.start, part.stop - segment.start)
-        entries[segment.spec.name] = {"shape": segment.spec.shape, "piece": asdict(piece)}
+            tensors[f"{kind}/{spec.name}"] = optimizer.in_shard(values, held.elements).cpu().clone()
+        place = spec.local_slice(groups.tp.size, groups.tp.index)
+        piece = Piece(file, tuple((side.start, side.stop) for side in place), held.start, held.start + count)
+        entries[spec.name] = {"shape": spec.shape, "piece": asdict(piece)}
     _write_flushed(aside / file, safetensors.torch.save(tensors))
     stored = StoredFile((aside / file).stat().st_size, sha256_of(aside / file))
     part_of_manifest = {"file": file, "stored": asdict(stored), "tensors": entries}

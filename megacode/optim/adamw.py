@@ -6,19 +6,29 @@ step:    global norm, clipping, update of the shard's masters, new weights gathe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim.adamw import adamw
 
 from megacode.config.schema import OptimConfig
-from megacode.layers.spec import Copied
+from megacode.layers.spec import Copied, ParamSpec
 from megacode.optim.flat import FlatLayout, overlap
 from megacode.optim.gradients import GradientBuffer, NamedParameters
 from megacode.optim.tied import TiedWeight
 from megacode.parallel.collectives import all_gather_flat_, all_sum_, reduce_scatter_flat
 from megacode.parallel.groups import Groups
+
+
+@dataclass(frozen=True)
+class Held:
+    """Consecutive `elements` of the flat order that belong to `spec`, from element `start` of its local part on."""
+
+    spec: ParamSpec
+    start: int
+    elements: range
 
 
 class ShardedAdamW:
@@ -27,6 +37,7 @@ class ShardedAdamW:
     layout:     the flat order of this rank's parameters, tied copies left out.
     owned:      the elements of it that this replica updates.
     state:      fp32 tensors over `owned`: master, exp_avg, exp_avg_sq.
+    reduced:    the gradient of `owned` after `reduce`, fp32; `step` scales it where it clips.
     gradients:  what backward accumulates into.
     """
 
@@ -43,7 +54,7 @@ class ShardedAdamW:
             "exp_avg": torch.zeros_like(master),
             "exp_avg_sq": torch.zeros_like(master),
         }
-        self._reduced = torch.zeros_like(master)
+        self.reduced = torch.zeros_like(master)
         self._tied = [
             TiedWeight(self.gradients.by_name[spec.name], parameter.data, groups.tied)
             for spec, parameter in parameters
@@ -56,16 +67,14 @@ class ShardedAdamW:
             tied.sum_gradients()
         copied = self.layout.copied
         all_sum_(self.gradients.flat[copied.start : copied.stop], self._groups.tp)
-        self._reduced.copy_(reduce_scatter_flat(self.gradients.flat, self._groups.dp))
+        self.reduced.copy_(reduce_scatter_flat(self.gradients.flat, self._groups.dp))
         self.gradients.zero()
 
     def gradient_norm(self) -> float:
         """The norm of the reduced gradient of the whole model, every logical element counted once."""
-        squares = torch.zeros(1, dtype=torch.float64, device=self._reduced.device)
-        for segment, part in self.layout.within(self.owned):
-            if isinstance(segment.spec.placement, Copied) and self._groups.tp.index > 0:
-                continue
-            squares += torch.linalg.vector_norm(self._in_shard(self._reduced, part), dtype=torch.float64) ** 2
+        squares = torch.zeros(1, dtype=torch.float64, device=self.reduced.device)
+        for held in self.held():
+            squares += torch.linalg.vector_norm(self.in_shard(self.reduced, held.elements), dtype=torch.float64) ** 2
         return float(all_sum_(squares, self._groups.world).sqrt())
 
     def step(self, step: int, learning_rate: float, norm: float) -> None:
@@ -73,7 +82,7 @@ class ShardedAdamW:
 
         `step` counts from 1.
         """
-        self._reduced.mul_(min(1.0, self._config.clip / (norm + 1e-6)))
+        self.reduced.mul_(min(1.0, self._config.clip / (norm + 1e-6)))
         decayed = overlap(self.owned, self.layout.decayed)
         before, after = range(self.owned.start, decayed.start), range(decayed.stop, self.owned.stop)
         if not decayed:
@@ -91,14 +100,14 @@ class ShardedAdamW:
             tied.copy_from_owner()
 
     def _update(self, part: range, step: int, learning_rate: float, decay: float) -> None:
-        tensors = {name: [self._in_shard(tensor, part)] for name, tensor in self.state.items()}
+        tensors = {name: [self.in_shard(tensor, part)] for name, tensor in self.state.items()}
         adamw(
             tensors["master"],
-            [self._in_shard(self._reduced, part)],
+            [self.in_shard(self.reduced, part)],
             tensors["exp_avg"],
             tensors["exp_avg_sq"],
             [],
-            [torch.tensor(float(step - 1), device=self._reduced.device)],
+            [torch.tensor(float(step - 1), device=self.reduced.device)],
             fused=True,
             amsgrad=False,
             beta1=self._config.beta1,
@@ -109,8 +118,18 @@ class ShardedAdamW:
             maximize=False,
         )
 
-    def _in_shard(self, tensor: Tensor, part: range) -> Tensor:
-        return tensor[part.start - self.owned.start : part.stop - self.owned.start]
+    def held(self) -> Iterator[Held]:
+        """The parts of logical tensors that this rank answers for; over all ranks, every element exactly once.
+
+        Of copied parameters that is the first tensor-parallel rank's copy.
+        """
+        for segment, elements in self.layout.within(self.owned):
+            if not (isinstance(segment.spec.placement, Copied) and self._groups.tp.index > 0):
+                yield Held(segment.spec, elements.start - segment.start, elements)
+
+    def in_shard(self, tensor: Tensor, elements: range) -> Tensor:
+        """The given elements of the flat order, which this replica owns, as a view of a tensor over `owned`."""
+        return tensor[elements.start - self.owned.start : elements.stop - self.owned.start]
 
 
 def _flatten(layout: FlatLayout, parameters: NamedParameters) -> Tensor:

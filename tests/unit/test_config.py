@@ -91,7 +91,7 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"model__heads": 7}, "model.heads"),
+        ({"model__heads": 10}, "model.heads"),
         ({"model__kv_heads": 5}, "model.kv_heads"),
         ({"model__kv_heads": 3}, "model.kv_heads"),
         ({"model__vocab": 49153}, "parallel.tp"),

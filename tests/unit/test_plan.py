@@ -106,14 +106,14 @@ def test_gpt3_reaches_megatrons_published_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "share"), [(Attention.NONE, 0.271), (Attention.CAUSAL, 0.306), (Attention.FULL, 0.341)]
+    ("attention", "share"), [(Attention.NONE, 0.2705), (Attention.CAUSAL, 0.3057), (Attention.FULL, 0.3409)]
 )
 def test_starcoders_utilization(starcoder: RunConfig, attention: Attention, share: float) -> None:
-    """320,256 GPU-hours for 250,000 steps on 512 GPUs: 9.007 s a step."""
+    """320,256 GPU-hours for 250,000 steps on 512 GPUs, 9.007 s a step: 27, 31 and 34 %."""
     seconds = 320_256 * 3600 / 512 / 250_000
     speed = starcoder.tokens_per_step / seconds
     utilization = model_flops_utilization(speed, 512, flops_per_token(starcoder.model, 8192, attention), 312.0)
-    assert utilization == pytest.approx(share, abs=5e-4)
+    assert utilization == pytest.approx(share, abs=1e-4)
 
 
 def test_no_utilization_without_a_peak() -> None:

@@ -1,0 +1,51 @@
+"""launch/slurm.sbatch on a real Slurm of virtual nodes: torchrun's losses, also over a requeue in the middle."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.slurm.conftest import Cluster
+
+pytestmark = pytest.mark.slow
+BATCH = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
+TWO_NODES = ("--nodes=2", "--gpus-per-node=4")
+
+
+def submit(cluster: Cluster, tiny_run: Any, name: str, *arguments: str) -> tuple[str, Path]:
+    """Queue the run on two nodes x four ranks; returns the job and the file of its output."""
+    words = [*TWO_NODES, f"--output={name}.out", str(BATCH), *tiny_run.arguments(name, *arguments)]
+    job = cluster.call("sbatch", "--parsable", *words, cwd=tiny_run.file.parent)
+    return job, tiny_run.file.parent / f"{name}.out"
+
+
+def test_two_nodes_give_the_losses_of_torchrun(
+    cluster: Cluster, tiny_run: Any, undisturbed: dict[int, float], eight_ranks: tuple[str, ...]
+) -> None:
+    job, output = submit(cluster, tiny_run, "nodes", *eight_ranks)
+    cluster.wait(job, output)
+    assert "2 nodes x 4 ranks" in output.read_text()
+    assert tiny_run.losses("nodes") == undisturbed
+
+
+def test_a_warning_in_the_middle_requeues_and_resumes(
+    cluster: Cluster, tiny_run: Any, undisturbed: dict[int, float], eight_ranks: tuple[str, ...]
+) -> None:
+    job, output = submit(cluster, tiny_run, "warned", *eight_ranks)
+    tiny_run.wait_for_step("warned", 3)
+    cluster.call("scancel", "--signal=USR1", "--batch", job)
+    cluster.wait(job, output)
+    said = output.read_text()
+    assert "restart 0: requeue" in said and "restart 1: finished" in said, said
+    assert tiny_run.losses("warned") == undisturbed
+
+
+def test_an_allocation_that_does_not_fit_is_refused(cluster: Cluster, tiny_run: Any, tmp_path: Path) -> None:
+    job, output = submit(cluster, tiny_run, "small", "parallel.dp=3")
+    with pytest.raises(AssertionError, match="FAILED"):
+        cluster.wait(job, output)
+    assert "asks for 3 ranks, here are 2 nodes x 4" in output.read_text()
+    assert not tiny_run.folder("small").exists()
