@@ -21,7 +21,7 @@ PROJECT = Path(__file__).parents[2]
 FOUR_RANKS = ("parallel.tp=2", "parallel.pp=2")
 EIGHT_RANKS = (*FOUR_RANKS, "parallel.dp=2")
 
-# 40 steps of many micro-batches: long enough that a signal sent after step 3 arrives before the end.
+# 24 steps of several micro-batches: long enough that a signal sent after step 3 arrives before the end.
 RUN = """
 [model]
 layers = 2
@@ -36,12 +36,12 @@ sequence = 64
 [optim]
 lr = 1e-3
 [train]
-steps = 40
-global_batch = 32
+steps = 24
+global_batch = 8
 micro_batch = 1
 precision = "fp32"
 [checkpoint]
-every = 15
+every = 10
 [launch]
 device = "cpu"
 timeout_seconds = 60

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,22 @@ def test_a_warning_in_the_middle_requeues_and_resumes(
     assert tiny_run.losses("warned") == undisturbed
 
 
-def test_an_allocation_that_does_not_fit_is_refused(cluster: Cluster, tiny_run: Any, tmp_path: Path) -> None:
-    job, output = submit(cluster, tiny_run, "small", "parallel.dp=3")
+def refused(cluster: Cluster, job: str, output: Path) -> str:
+    """What a job said that ended with 2."""
     with pytest.raises(AssertionError, match="FAILED"):
         cluster.wait(job, output)
-    assert "asks for 3 ranks, here are 2 nodes x 4" in output.read_text()
+    assert "ExitCode=2:0" in cluster.call("scontrol", "show", "job", job)
+    return output.read_text()
+
+
+def test_an_allocation_that_does_not_fit_is_refused(cluster: Cluster, tiny_run: Any) -> None:
+    said = refused(cluster, *submit(cluster, tiny_run, "small", "parallel.dp=2"))
+    assert "asks for 2 ranks, here are 2 nodes x 4" in said
     assert not tiny_run.folder("small").exists()
+
+
+def test_a_lost_project_says_what_to_do(cluster: Cluster, tmp_path: Path) -> None:
+    copy = shutil.copy(BATCH, tmp_path / "copy.sbatch")
+    job = cluster.call("sbatch", "--parsable", "--output=lost.out", str(copy), "run.toml", cwd=tmp_path)
+    said = refused(cluster, job, tmp_path / "lost.out")
+    assert "no launch/common.sh" in said and "export MEGACODE_ROOT=DIR" in said

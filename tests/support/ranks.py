@@ -6,7 +6,8 @@ import multiprocessing
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,15 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
 
     `function` must be importable (from tests/support or megacode). Raises RankFailure for the first rank that fails.
     """
+    with started_ranks(world_size, function, *arguments) as (ranks, receivers):
+        return _collect(receivers, ranks, time.monotonic() + timeout)
+
+
+@contextmanager
+def started_ranks(
+    world_size: int, function: Callable[..., Any], *arguments: Any
+) -> Iterator[tuple[list[Any], list[Connection]]]:
+    """Start the ranks and yield their processes and result pipes; at the end of the block they are killed (-9)."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     with tempfile.TemporaryDirectory() as scratch:
@@ -37,10 +47,11 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, ti
         for _, sender in pipes:
             sender.close()
         try:
-            return _collect([receiver for receiver, _ in pipes], ranks, time.monotonic() + timeout)
+            yield ranks, [receiver for receiver, _ in pipes]
         finally:
             for rank in ranks:
                 rank.kill()
+            for rank in ranks:
                 rank.join()
 
 

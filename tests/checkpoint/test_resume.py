@@ -1,0 +1,93 @@
+"""Promise 2: stopping changes nothing. Promise 6: never half a checkpoint."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from disk_run import disk_config, losses, rows, train_rank
+from ranks import RankFailure, run_ranks, started_ranks
+
+from megacode.checkpoint.folders import committed
+
+LAYOUT = {"tp": 2, "pp": 2}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an uninterrupted run."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    assert run_ranks(4, train_rank, disk_config(data, folder, parallel=LAYOUT)) == [True] * 4
+    return folder
+
+
+def test_validation_is_split_by_kind(undisturbed: Path) -> None:
+    validations = rows(undisturbed, "validation")
+    assert [row["step"] for row in validations] == [8, 16]
+    assert all(row["left_to_right"] != row["fim"] for row in validations)
+    assert validations[1]["left_to_right"] < validations[0]["left_to_right"]
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_killed_and_resumed_is_bit_for_bit_the_same(
+    attempt: int, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    config = disk_config(data, tmp_path, parallel=LAYOUT)
+    at = random.randint(2, config.train.steps - 2)
+    with started_ranks(4, train_rank, config):
+        deadline = time.monotonic() + 60
+        while len(losses(tmp_path)) < at and time.monotonic() < deadline:
+            time.sleep(0.001)
+    done = len(losses(tmp_path))
+    assert at <= done < config.train.steps, f"killed at step {done}, meant to be {at}"
+    assert run_ranks(4, train_rank, config) == [True] * 4
+    assert losses(tmp_path) == losses(undisturbed), f"killed after step {done}"
+    assert rows(tmp_path, "validation") == rows(undisturbed, "validation")
+    assert not list(tmp_path.glob(".saving*")), "what the kill left half-written is cleaned up"
+
+
+@pytest.mark.parametrize("layout", [{}, {"dp": 2, "tp": 2}, {"pp": 2, "order": "tp-pp-dp"}])
+def test_another_layout_goes_on_from_the_checkpoint(
+    layout: dict, data: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    shutil.rmtree(committed(folder)[-1])
+    config = disk_config(data, folder, parallel=layout)
+    run_ranks(config.parallel.world_size, train_rank, config)
+    np.testing.assert_allclose(losses(folder), losses(undisturbed), rtol=1e-5)
+
+
+def test_a_damaged_checkpoint_is_passed_over(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    damaged = next(committed(folder)[-1].glob("rank_00002*"))
+    content = bytearray(damaged.read_bytes())
+    content[-5] ^= 1
+    damaged.write_bytes(content)
+    run_ranks(4, train_rank, disk_config(data, folder, parallel=LAYOUT))
+    assert rows(folder, "start")[-1]["step"] == 15, "resumed from the one before"
+    assert losses(folder) == losses(undisturbed)
+
+
+def test_only_the_newest_are_kept(undisturbed: Path) -> None:
+    assert [folder.name for folder in committed(undisturbed)] == ["step-00000015", "step-00000016"]
+
+
+def test_another_model_cannot_resume(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    config = disk_config(data, folder, model={"ffn": 64}, train={"global_batch": 16})
+    with pytest.raises(RankFailure, match=r"model\.ffn was 192, is 64; train\.global_batch was 8, is 16"):
+        run_ranks(1, train_rank, config)
+
+
+def test_weights_of_another_run_start_a_fresh_one(data: Path, undisturbed: Path, tmp_path: Path) -> None:
+    init = {"folder": str(tmp_path), "init_from": str(committed(undisturbed)[-1])}
+    run_ranks(1, train_rank, disk_config(data, tmp_path, checkpoint=init, train={"steps": 3}))
+    assert rows(tmp_path, "start")[0]["step"] == 0
+    assert losses(tmp_path)[0] < 0.95 * losses(undisturbed)[0]
