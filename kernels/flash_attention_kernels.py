@@ -47,10 +47,16 @@ def _store_tile(
 
 
 @triton.jit
-def _row_counters(seed, batch, head, rows, length, first_head, global_heads):
-    """Return the random counters, uint64, of elements (batch, head, rows, k = 0): see `AttentionDropout`."""
-    global_row = (batch.to(tl.int64) * global_heads + first_head + head) * length + rows
-    return counter(seed, global_row * length)
+def _head_counter(seed, batch, head, length, first_head, global_heads):
+    """Return the random counter, uint64, of element (batch, head, q = 0, k = 0): see `AttentionDropout`."""
+    global_head = tl.cast(batch, tl.int64) * global_heads + first_head + head
+    return counter(seed, global_head * length * length)
+
+
+@triton.jit
+def _row_counters(head_counter, rows, length):
+    """Return the random counters, uint64, of the elements (q = rows, k = 0) of one head."""
+    return head_counter + counter_step(rows.to(tl.int64) * length)
 
 
 @triton.jit
@@ -107,7 +113,8 @@ def attention_forward_kernel(
     query_tile = _load_tile(query_base, first, query_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
 
     rows = first + tl.arange(0, BLOCK_QUERY)
-    counters = _row_counters(seed, batch, head, rows, length, first_head, global_heads)
+    head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
+    counters = _row_counters(head_counter, rows, length)
     accumulator = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     maximum = tl.full([BLOCK_QUERY], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_QUERY], dtype=tl.float32)
@@ -200,7 +207,8 @@ def attention_query_grad_kernel(
     statistics = tl.program_id(1).to(tl.int64) * length + rows
     log_sum = tl.load(log_sums + statistics, mask=rows < length, other=float("inf"))
     delta = tl.load(deltas + statistics, mask=rows < length, other=0.0)
-    counters = _row_counters(seed, batch, head, rows, length, first_head, global_heads)
+    head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
+    counters = _row_counters(head_counter, rows, length)
 
     grad = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     grad = _query_grad_tiles(
@@ -219,7 +227,7 @@ def attention_query_grad_kernel(
 @triton.jit
 def _key_value_grad_tiles(
     grad_key, grad_value, key_tile, value_tile, query_head, grad_head, query_stride, grad_stride, log_sums, deltas,
-    columns, seed, batch, head, first_head, global_heads, begin, end, length, scale, keep_scale,
+    columns, head_counter, begin, end, length, scale, keep_scale,
     WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_QUERY: tl.constexpr, MASKED: tl.constexpr,
     DROP_BELOW: tl.constexpr,
 ):  # fmt: skip
@@ -240,7 +248,7 @@ def _key_value_grad_tiles(
         grad_probabilities = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
         weights = probabilities
         if DROP_BELOW > 0:
-            counters = _row_counters(seed, batch, head, rows, length, first_head, global_heads)
+            counters = _row_counters(head_counter, rows, length)
             kept = keep(counters[None, :] + counter_step(columns)[:, None], DROP_BELOW)
             weights = tl.where(kept, probabilities, 0.0)
             grad_probabilities = tl.where(kept, grad_probabilities * keep_scale, 0.0)
@@ -285,14 +293,15 @@ def attention_key_value_grad_kernel(
         query_base = query + batch_64 * query_batch + head * query_head
         grad_base = grad_output + (batch_64 * length * num_heads + head) * WIDTH
         statistics = (batch_64 * num_heads + head) * length
+        head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
         key_sum, value_sum = _key_value_grad_tiles(
             key_sum, value_sum, key_tile, value_tile, query_base, grad_base, query_row, num_heads * WIDTH,
-            log_sums + statistics, deltas + statistics, columns, seed, batch, head, first_head, global_heads,
+            log_sums + statistics, deltas + statistics, columns, head_counter,
             diagonal, below, length, scale, keep_scale, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, True, DROP_BELOW,
         )  # fmt: skip
         key_sum, value_sum = _key_value_grad_tiles(
             key_sum, value_sum, key_tile, value_tile, query_base, grad_base, query_row, num_heads * WIDTH,
-            log_sums + statistics, deltas + statistics, columns, seed, batch, head, first_head, global_heads,
+            log_sums + statistics, deltas + statistics, columns, head_counter,
             below, length, length, scale, keep_scale, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, False, DROP_BELOW,
         )  # fmt: skip
 

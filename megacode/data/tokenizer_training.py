@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from megacode.console import progress
@@ -28,7 +29,7 @@ def train_on_documents(documents: Path, folder: Path, vocab_size: int, family: s
         return Tokenizer.load(folder), True
     with progress("train tokenizer: documents") as advance:
 
-        def texts():  # type: ignore[no-untyped-def]
+        def texts() -> Iterator[str]:
             for document in read_documents(documents):
                 yield document.content
                 advance(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from megacode.model.block import Block
 from megacode.model.ends import Embedding, Head
 from megacode.parallel.groups import Groups
 
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = MappingProxyType({"bf16": torch.bfloat16, "fp32": torch.float32})
 
 
 class Stage(nn.Module):

@@ -19,12 +19,18 @@ from megacode.parallel.groups import Group
 
 def gather_sequence(x: Tensor, group: Group) -> Tensor:
     """[b, s/tp, h] on each rank -> [b, s, h] on all; gradients, partial on each rank, are summed and cut back."""
-    return x if group.size == 1 else _GatherSequence.apply(x, group)
+    if group.size == 1:
+        return x
+    gathered: Tensor = _GatherSequence.apply(x, group)  # type: ignore[no-untyped-call]
+    return gathered
 
 
 def reduce_scatter_sequence(x: Tensor, group: Group) -> Tensor:
     """Partial sums [b, s, h] on each rank -> this rank's [b, s/tp, h] of the total."""
-    return x if group.size == 1 else _ReduceScatterSequence.apply(x, group)
+    if group.size == 1:
+        return x
+    part: Tensor = _ReduceScatterSequence.apply(x, group)  # type: ignore[no-untyped-call]
+    return part
 
 
 class _GatherSequence(torch.autograd.Function):

@@ -38,8 +38,8 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> ParameterCount:
     """The parameters that every tensor-parallel rank of pipeline stage `stage` holds; they all hold equally many.
 
-    Cut over tp: the embedding's rows, query heads, KV heads (each rank keeps at least one), the MLP's width. Copied:
-    positions, norms, and the biases that are added after a sum over tp.
+    Cut over tp: the embedding's rows, query heads, the MLP's width, and KV heads where tp divides them; otherwise every
+    rank holds all KV heads. Copied: positions, norms, and the biases that are added after a sum over tp.
     Raises ValueError for a stage outside 0 .. pp - 1 or sizes that tp does not divide.
     """
     if not 0 <= stage < parallel.pp:
@@ -47,7 +47,7 @@ def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> P
     tp, hidden = parallel.tp, model.hidden
     queries = _share("heads", model.heads, tp) * model.head_width
     ffn, rows = _share("ffn", model.ffn, tp), _share("vocab", model.vocab, tp)
-    keys = max(1, model.kv_heads // tp) * model.head_width
+    keys = (model.kv_heads // tp if model.kv_heads % tp == 0 else model.kv_heads) * model.head_width
     layers = len(split_layers(model.layers, parallel.pp)[stage])
     first, last = stage == 0, stage == parallel.pp - 1
     return ParameterCount(

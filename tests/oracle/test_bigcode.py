@@ -18,6 +18,7 @@ from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
 from megacode.data.tokenizer import Tokenizer
+from megacode.layout.schedules import make_schedule
 from megacode.pipeline.runner import Work
 
 
@@ -33,9 +34,7 @@ def test_loss_and_gradients_are_those_of_transformers(kv_heads: int) -> None:
         for spec, parameter in run.stage.specs():
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
-    (loss,) = run.runner.run(
-        exporting_schedule(), Work(batches[:1], [None], torch.tensor(1.0 / batches[0].weights.sum()))
-    )
+    (loss,) = run.runner.run(make_schedule("1f1b", 1, 1), Work(batches[:1], [None], 1.0 / batches[0].weights.sum()))
 
     model = GPTBigCodeForCausalLM(GPTBigCodeConfig(**hub_config(config.model, 0, "float32")))
     model.load_state_dict(dict(hub_tensors(config.model, weights.__getitem__)), strict=False)
@@ -49,13 +48,6 @@ def test_loss_and_gradients_are_those_of_transformers(kv_heads: int) -> None:
         gradient = theirs[name].grad
         error = (ours - gradient).abs().max() / gradient.abs().max()
         assert error < 1e-5, f"gradient of {name}: relative error {error:.2e}"
-
-
-def exporting_schedule():
-    """One micro-batch, forward and backward, on one stage."""
-    from megacode.layout.schedules import make_schedule
-
-    return make_schedule("1f1b", 1, 1)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +77,7 @@ def test_the_exported_folder_loads_and_agrees(trained: Path, tmp_path: Path) -> 
 def test_an_export_that_computes_something_else_is_refused(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The trap of bigcode/starcoder's own config.json: the exact GELU in place of the tanh approximation."""
+    """The A config.json that names another activation than the one trained with."""
 
     def trap(*arguments: object) -> dict[str, object]:
         return {**hub_config(*arguments), "activation_function": "relu"}

@@ -72,7 +72,7 @@ def test_ranks_add_up_to_the_model_and_its_copies(tp: int, pp: int, kv_heads: in
     parallel = ParallelConfig(tp=tp, pp=pp)
     held = tp * sum(count_on_rank(model, parallel, stage).total for stage in range(pp))
     copied_bias_and_norm = 5 * (2 * 64 + 4 * 64) + 2 * 64 + 32 * 64
-    copied_keys = 5 * (max(tp, kv_heads) - kv_heads) * 2 * 8 * 65
+    copied_keys = 0 if kv_heads % tp == 0 else 5 * (tp - 1) * kv_heads * 2 * 8 * 65
     second_embedding = 128 * 64 if pp > 1 else 0
     copies = (tp - 1) * copied_bias_and_norm + copied_keys + second_embedding
     assert held == count_parameters(model).total + copies

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,13 +18,15 @@ from megacode.config.schema import ModelConfig
 
 ReadTensor = Callable[[str], Tensor]
 
-_PER_LAYER = {
-    "ln_1": "attention_norm",
-    "attn.c_proj": "attention.out",
-    "ln_2": "mlp_norm",
-    "mlp.c_fc": "mlp.up",
-    "mlp.c_proj": "mlp.down",
-}
+_PER_LAYER = MappingProxyType(
+    {
+        "ln_1": "attention_norm",
+        "attn.c_proj": "attention.out",
+        "ln_2": "mlp_norm",
+        "mlp.c_fc": "mlp.up",
+        "mlp.c_proj": "mlp.down",
+    }
+)
 
 
 def hub_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Tensor]]:
