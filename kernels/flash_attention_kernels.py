@@ -15,48 +15,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from megacode.kernels.counter_random_kernels import counter, counter_step, keep
-
-
-@triton.jit
-def _tile_mask(first, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
-    """Return which elements of rows first .. first + ROWS exist: bool [ROWS, BLOCK_WIDTH] (or [ROWS, 1])."""
-    mask = (first + tl.arange(0, ROWS) < length)[:, None]
-    if WIDTH != BLOCK_WIDTH:
-        mask = mask & (tl.arange(0, BLOCK_WIDTH) < WIDTH)[None, :]
-    return mask
-
-
-@triton.jit
-def _load_tile(head, first, stride, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
-    """Read rows first .. first + ROWS of one head, [ROWS, BLOCK_WIDTH]; zeros outside the tensor."""
-    offsets = tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, BLOCK_WIDTH)[None, :]
-    mask = _tile_mask(first, length, WIDTH, ROWS, BLOCK_WIDTH)
-    return tl.load(head + tl.cast(first, tl.int64) * stride + offsets, mask=mask, other=0.0)
-
-
-@triton.jit
-def _store_tile(
-    head, tile, first, stride, length, WIDTH: tl.constexpr, ROWS: tl.constexpr, BLOCK_WIDTH: tl.constexpr
-):  # fmt: skip
-    """Write a tile [ROWS, BLOCK_WIDTH] in the tensor's dtype, leaving out what lies outside the tensor."""
-    offsets = tl.arange(0, ROWS)[:, None] * stride + tl.arange(0, BLOCK_WIDTH)[None, :]
-    mask = _tile_mask(first, length, WIDTH, ROWS, BLOCK_WIDTH)
-    target = head + tl.cast(first, tl.int64) * stride + offsets
-    tl.store(target, tile.to(head.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _head_counter(seed, batch, head, length, first_head, global_heads):
-    """Return the random counter, uint64, of element (batch, head, q = 0, k = 0): see `AttentionDropout`."""
-    global_head = tl.cast(batch, tl.int64) * global_heads + first_head + head
-    return counter(seed, global_head * length * length)
-
-
-@triton.jit
-def _row_counters(head_counter, rows, length):
-    """Return the random counters, uint64, of the elements (q = rows, k = 0) of one head."""
-    return head_counter + counter_step(rows.to(tl.int64) * length)
+from megacode.kernels.counter_random_kernels import counter_step, keep
+from megacode.kernels.flash_attention_tiles import head_counter, load_tile, row_counters, store_tile
 
 
 @triton.jit
@@ -69,7 +29,7 @@ def _forward_tiles(
     """Fold the keys begin .. end into the running softmax of one query tile; returns the three running values."""
     for first in range(begin, end, BLOCK_KEY):
         columns = first + tl.arange(0, BLOCK_KEY)
-        key_tile = _load_tile(key_head, first, key_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+        key_tile = load_tile(key_head, first, key_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
         scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(rows[:, None] >= columns[None, :], scores, float("-inf"))
@@ -81,7 +41,7 @@ def _forward_tiles(
         if DROP_BELOW > 0:
             kept = keep(counters[:, None] + counter_step(columns)[None, :], DROP_BELOW)
             probabilities = tl.where(kept, probabilities, 0.0)
-        value_tile = _load_tile(value_head, first, value_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+        value_tile = load_tile(value_head, first, value_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
         weights = probabilities.to(value_tile.dtype)
         accumulator = tl.dot(weights, value_tile, accumulator * shrink[:, None], input_precision="ieee")
         maximum = new_maximum
@@ -110,11 +70,11 @@ def attention_forward_kernel(
     key_base = key + batch_64 * key_batch + kv_head * key_head
     value_base = value + batch_64 * value_batch + kv_head * value_head
     query_base = query + batch_64 * query_batch + head.to(tl.int64) * query_head
-    query_tile = _load_tile(query_base, first, query_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+    query_tile = load_tile(query_base, first, query_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
 
     rows = first + tl.arange(0, BLOCK_QUERY)
-    head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
-    counters = _row_counters(head_counter, rows, length)
+    first_counter = head_counter(seed, batch, head, length, first_head, global_heads)
+    counters = row_counters(first_counter, rows, length)
     accumulator = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     maximum = tl.full([BLOCK_QUERY], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_QUERY], dtype=tl.float32)
@@ -130,7 +90,7 @@ def attention_forward_kernel(
     log_sum = maximum + tl.log2(total)
     accumulator = accumulator * (keep_scale / total)[:, None]
     output_base = output + (batch_64 * length * num_heads + head) * WIDTH
-    _store_tile(output_base, accumulator, first, num_heads * WIDTH, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+    store_tile(output_base, accumulator, first, num_heads * WIDTH, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
     tl.store(log_sums + tl.program_id(1).to(tl.int64) * length + rows, log_sum, mask=rows < length)
 
 
@@ -146,8 +106,8 @@ def attention_delta_kernel(
     first = tl.program_id(0) * BLOCK_QUERY
     base = ((tl.program_id(1) // num_heads).to(tl.int64) * length * num_heads + tl.program_id(1) % num_heads) * WIDTH
     stride = num_heads * WIDTH
-    output_tile = _load_tile(output + base, first, stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH).to(tl.float32)
-    grad_tile = _load_tile(grad_output + base, first, stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH).to(tl.float32)
+    output_tile = load_tile(output + base, first, stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH).to(tl.float32)
+    grad_tile = load_tile(grad_output + base, first, stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH).to(tl.float32)
     rows = first + tl.arange(0, BLOCK_QUERY)
     delta = tl.sum(output_tile * grad_tile, axis=1)
     tl.store(deltas + tl.program_id(1).to(tl.int64) * length + rows, delta, mask=rows < length)
@@ -163,8 +123,8 @@ def _query_grad_tiles(
     """Add what the keys begin .. end give to dQ / (score scale) of one query tile; returns the sum."""
     for first in range(begin, end, BLOCK_KEY):
         columns = first + tl.arange(0, BLOCK_KEY)
-        key_tile = _load_tile(key_head, first, key_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
-        value_tile = _load_tile(value_head, first, value_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+        key_tile = load_tile(key_head, first, key_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+        value_tile = load_tile(value_head, first, value_stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
         scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(rows[:, None] >= columns[None, :], scores, float("-inf"))
@@ -201,14 +161,14 @@ def attention_query_grad_kernel(
     query_base = query + batch_64 * query_batch + head.to(tl.int64) * query_head
     output_base = (batch_64 * length * num_heads + head) * WIDTH
     output_row = num_heads * WIDTH
-    query_tile = _load_tile(query_base, first, query_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
-    grad_tile = _load_tile(grad_output + output_base, first, output_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+    query_tile = load_tile(query_base, first, query_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+    grad_tile = load_tile(grad_output + output_base, first, output_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
     rows = first + tl.arange(0, BLOCK_QUERY)
     statistics = tl.program_id(1).to(tl.int64) * length + rows
     log_sum = tl.load(log_sums + statistics, mask=rows < length, other=float("inf"))
     delta = tl.load(deltas + statistics, mask=rows < length, other=0.0)
-    head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
-    counters = _row_counters(head_counter, rows, length)
+    first_counter = head_counter(seed, batch, head, length, first_head, global_heads)
+    counters = row_counters(first_counter, rows, length)
 
     grad = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     grad = _query_grad_tiles(
@@ -221,13 +181,13 @@ def attention_query_grad_kernel(
         WIDTH, BLOCK_WIDTH, BLOCK_KEY, True, DROP_BELOW,
     )  # fmt: skip
     target = grad_query + output_base
-    _store_tile(target, grad * grad_scale, first, output_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+    store_tile(target, grad * grad_scale, first, output_row, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
 
 
 @triton.jit
 def _key_value_grad_tiles(
     grad_key, grad_value, key_tile, value_tile, query_head, grad_head, query_stride, grad_stride, log_sums, deltas,
-    columns, head_counter, begin, end, length, scale, keep_scale,
+    columns, first_counter, begin, end, length, scale, keep_scale,
     WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr, BLOCK_QUERY: tl.constexpr, MASKED: tl.constexpr,
     DROP_BELOW: tl.constexpr,
 ):  # fmt: skip
@@ -238,17 +198,17 @@ def _key_value_grad_tiles(
     """
     for first in range(begin, end, BLOCK_QUERY):
         rows = first + tl.arange(0, BLOCK_QUERY)
-        query_tile = _load_tile(query_head, first, query_stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+        query_tile = load_tile(query_head, first, query_stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
         log_sum = tl.load(log_sums + rows, mask=rows < length, other=float("inf"))
         scores = tl.dot(key_tile, tl.trans(query_tile), input_precision="ieee") * scale
         if MASKED:
             scores = tl.where(rows[None, :] >= columns[:, None], scores, float("-inf"))
         probabilities = tl.exp2(scores - log_sum[None, :])
-        grad_tile = _load_tile(grad_head, first, grad_stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
+        grad_tile = load_tile(grad_head, first, grad_stride, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH)
         grad_probabilities = tl.dot(value_tile, tl.trans(grad_tile), input_precision="ieee")
         weights = probabilities
         if DROP_BELOW > 0:
-            counters = _row_counters(head_counter, rows, length)
+            counters = row_counters(first_counter, rows, length)
             kept = keep(counters[None, :] + counter_step(columns)[:, None], DROP_BELOW)
             weights = tl.where(kept, probabilities, 0.0)
             grad_probabilities = tl.where(kept, grad_probabilities * keep_scale, 0.0)
@@ -280,8 +240,8 @@ def attention_key_value_grad_kernel(
     batch_64 = batch.to(tl.int64)
     key_base = key + batch_64 * key_batch + kv_head * key_head
     value_base = value + batch_64 * value_batch + kv_head * value_head
-    key_tile = _load_tile(key_base, first, key_row, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
-    value_tile = _load_tile(value_base, first, value_row, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+    key_tile = load_tile(key_base, first, key_row, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+    value_tile = load_tile(value_base, first, value_row, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
     columns = first + tl.arange(0, BLOCK_KEY)
     key_sum = tl.zeros([BLOCK_KEY, BLOCK_WIDTH], dtype=tl.float32)
     value_sum = tl.zeros([BLOCK_KEY, BLOCK_WIDTH], dtype=tl.float32)
@@ -293,20 +253,20 @@ def attention_key_value_grad_kernel(
         query_base = query + batch_64 * query_batch + head * query_head
         grad_base = grad_output + (batch_64 * length * num_heads + head) * WIDTH
         statistics = (batch_64 * num_heads + head) * length
-        head_counter = _head_counter(seed, batch, head, length, first_head, global_heads)
+        first_counter = head_counter(seed, batch, head, length, first_head, global_heads)
         key_sum, value_sum = _key_value_grad_tiles(
             key_sum, value_sum, key_tile, value_tile, query_base, grad_base, query_row, num_heads * WIDTH,
-            log_sums + statistics, deltas + statistics, columns, head_counter,
+            log_sums + statistics, deltas + statistics, columns, first_counter,
             diagonal, below, length, scale, keep_scale, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, True, DROP_BELOW,
         )  # fmt: skip
         key_sum, value_sum = _key_value_grad_tiles(
             key_sum, value_sum, key_tile, value_tile, query_base, grad_base, query_row, num_heads * WIDTH,
-            log_sums + statistics, deltas + statistics, columns, head_counter,
+            log_sums + statistics, deltas + statistics, columns, first_counter,
             below, length, length, scale, keep_scale, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, False, DROP_BELOW,
         )  # fmt: skip
 
     target_batch = tl.program_id(2).to(tl.int64) * num_batches + batch
     target = (target_batch * length * num_kv_heads + kv_head) * WIDTH
     stride = num_kv_heads * WIDTH
-    _store_tile(grad_key + target, key_sum * grad_scale, first, stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
-    _store_tile(grad_value + target, value_sum * keep_scale, first, stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+    store_tile(grad_key + target, key_sum * grad_scale, first, stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)
+    store_tile(grad_value + target, value_sum * keep_scale, first, stride, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH)

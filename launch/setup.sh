@@ -22,6 +22,6 @@ rm -f "$venv/.megacode-installed"
 # torch first and by exact version: a bare `torch` from a dependency could bring another build.
 torch=$(grep '^torch==' "$root/constraints.txt")
 "$venv/bin/pip" install --quiet -c "$root/constraints.txt" "$torch" "setuptools>=70,<81"
-"$venv/bin/pip" install --quiet --no-build-isolation -c "$root/constraints.txt" -e "$root[$extras]"
+"$venv/bin/pip" install --quiet --no-build-isolation -c "$root/constraints.txt" -e "${root}[$extras]"
 echo "$want" >"$venv/.megacode-installed"
 echo "setup: ready" >&2

@@ -17,6 +17,7 @@ from megacode.parallel.groups import joined_world, make_groups
 from megacode.pipeline.runner import observe_nothing
 from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
 from megacode.train.assemble import Feed, assemble
+from megacode.train.device import claim_device
 from megacode.train.place import Place
 from megacode.train.step import StepReport, train_step
 
@@ -40,17 +41,20 @@ def bench(config: RunConfig, place: Place, steps: int) -> dict[str, Any] | None:
     tokens_per_second is of the whole run, from the median step; seconds are medians by phase on rank 0;
     peak_memory_bytes is rank 0's: resident memory on a CPU, allocated memory on a GPU.
     """
-    torch.set_num_threads(config.launch.threads)
-    device = torch.device(config.launch.device, *([place.local_rank] if config.launch.device == "cuda" else []))
-    parallel, launch = config.parallel, config.launch
+    device, launch = claim_device(config.launch, place), config.launch
     with joined_world(launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method):
-        groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), place.rank)
-        tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
-        plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
-        kernels = choose(config.kernels.implementation, device.type)
-        run = assemble(config, groups, Feed(plan, {}, ""), kernels, device, observe_nothing)
-        reports = [train_step(run, step, False) for step in range(1, WARM_UP_STEPS + steps + 1)]
-    return _figures(config, reports[WARM_UP_STEPS:], dict(kernels.name_by_op)) if place.rank == 0 else None
+        return _bench_in_world(config, place.rank, steps, device)
+
+
+def _bench_in_world(config: RunConfig, rank: int, steps: int, device: torch.device) -> dict[str, Any] | None:
+    parallel = config.parallel
+    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank)
+    tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
+    plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
+    kernels = choose(config.kernels.implementation, device.type)
+    run = assemble(config, groups, Feed(plan, {}, ""), kernels, device, observe_nothing)
+    reports = [train_step(run, step, False) for step in range(1, WARM_UP_STEPS + steps + 1)]
+    return _figures(config, reports[WARM_UP_STEPS:], dict(kernels.name_by_op)) if rank == 0 else None
 
 
 def _figures(config: RunConfig, reports: list[StepReport], kernels: dict[str, str]) -> dict[str, Any]:

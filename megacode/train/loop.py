@@ -17,6 +17,7 @@ from megacode.layout.topology import Topology
 from megacode.parallel.collectives import barrier
 from megacode.parallel.groups import Groups, joined_world, make_groups
 from megacode.train.assemble import Feed, Run, assemble, open_feed
+from megacode.train.device import claim_device
 from megacode.train.journal import Journal
 from megacode.train.place import Place
 from megacode.train.resume import resume, save
@@ -33,25 +34,27 @@ def train(config: RunConfig, place: Place, stop: StopRequest) -> bool:
     was launched is not the configuration's, DataError and CheckpointError as their rooms do.
     """
     _check_world(config, place)
-    torch.set_num_threads(config.launch.threads)
-    device = torch.device(config.launch.device, *([place.local_rank] if config.launch.device == "cuda" else []))
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
+    device = claim_device(config.launch, place)
+    kernels, feed, launch = _choose_kernels(config), open_feed(config), config.launch
+    with joined_world(launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method):
+        return _train_in_world(config, feed, kernels, device, place.rank, stop)
+
+
+def _train_in_world(
+    config: RunConfig, feed: Feed, kernels: Implementations, device: torch.device, rank: int, stop: StopRequest
+) -> bool:
     parallel = config.parallel
-    kernels, feed = _choose_kernels(config), open_feed(config)
-    timeout = config.launch.timeout_seconds
-    with joined_world(config.launch.backend, place.rank, place.world_size, timeout, place.init_method):
-        groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), place.rank)
-        recorder = Recorder(groups.coords.pp)
-        run = assemble(config, groups, feed, kernels, device, recorder)
-        journal = Journal(config, run.folder) if groups.rank == 0 else None
-        done = resume(run)
-        _on_rank_0(groups, lambda: _open_folder(run))
-        if journal:
-            journal.start(done, kernels, _entropy(feed))
-        finished = _steps(run, done, recorder, journal, stop)
-        _on_rank_0(groups, lambda: (run.folder.finished if finished else run.folder.stopped).touch())
-        barrier(groups.world)
+    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank)
+    recorder = Recorder(groups.coords.pp)
+    run = assemble(config, groups, feed, kernels, device, recorder)
+    journal = Journal(config, run.folder) if groups.rank == 0 else None
+    done = resume(run)
+    _on_rank_0(groups, lambda: _open_folder(run))
+    if journal:
+        journal.start(done, kernels, _entropy(feed))
+    finished = _steps(run, done, recorder, journal, stop)
+    _on_rank_0(groups, lambda: (run.folder.finished if finished else run.folder.stopped).touch())
+    barrier(groups.world)
     return finished
 
 

@@ -106,7 +106,7 @@ def measure(name: str, grid: tuple[int, ...], binary: Any, folder: Path) -> Comp
 
 @pytest.fixture
 def compile_launches(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, record_property: Callable[[str, object], None]
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Callable[[int, Callable[[], None]], dict[str, Compiled]]]:
     """Return compile(capability, work): what every kernel that `work` launches compiles to, by kernel name."""
     run = JITFunction.run
@@ -125,7 +125,7 @@ def compile_launches(
         work()
         report = {name: measure(name, grid, binary, tmp_path) for name, grid, binary in launched}
         for kernel in report.values():
-            record_property(f"sm_{capability}", str(kernel))  # shown by --junit-xml, and in each failure's message
+            request.node.user_properties.append((f"sm_{capability}", str(kernel)))  # for --junit-xml
         return report
 
     yield compile_for

@@ -140,6 +140,7 @@ def test_large_scores_do_not_overflow(assert_close: Check) -> None:
         (((1, 4, 5, 64), (1, 4, 2, 64)), "n % k == 0"),
         (((1, 4, 6, 256), (1, 4, 2, 256)), "d <= 128"),
         (((1, 4, 6, 64), (1, 5, 2, 64)), "agree in b, s and d"),
+        (((65536, 1, 1, 8), (65536, 1, 1, 8)), "CUDA's grid"),
         (((4, 6, 64), (4, 2, 64)), r"takes query \[b, s, n, d\]"),
     ],
 )
