@@ -23,7 +23,8 @@ def render_reference() -> str:
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    leaves, nested = [], []
+    leaves: list[tuple[str, FieldInfo]] = []
+    nested: list[tuple[str, FieldInfo]] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
         is_section = isinstance(kind, type) and issubclass(kind, BaseModel)

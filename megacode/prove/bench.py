@@ -13,7 +13,7 @@ from megacode.config.schema import RunConfig
 from megacode.data.batches import BatchPlan
 from megacode.kernels.dispatch import choose
 from megacode.layout.topology import Topology
-from megacode.parallel.groups import joined_world, make_groups
+from megacode.parallel.groups import Connector, joined_world, make_groups
 from megacode.pipeline.runner import observe_nothing
 from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
 from megacode.train.assemble import Feed, assemble
@@ -42,13 +42,17 @@ def bench(config: RunConfig, place: Place, steps: int) -> dict[str, Any] | None:
     peak_memory_bytes is rank 0's: resident memory on a CPU, allocated memory on a GPU.
     """
     device, launch = claim_device(config.launch, place), config.launch
-    with joined_world(launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method):
-        return _bench_in_world(config, place.rank, steps, device)
+    with joined_world(
+        launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method
+    ) as connector:
+        return _bench_in_world(config, place.rank, steps, device, connector)
 
 
-def _bench_in_world(config: RunConfig, rank: int, steps: int, device: torch.device) -> dict[str, Any] | None:
+def _bench_in_world(
+    config: RunConfig, rank: int, steps: int, device: torch.device, connector: Connector | None
+) -> dict[str, Any] | None:
     parallel = config.parallel
-    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank)
+    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank, connector)
     tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
     plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
     kernels = choose(config.kernels.implementation, device.type)

@@ -35,16 +35,19 @@ def train(config: RunConfig, place: Place, stop: StopRequest) -> bool:
     """
     _check_world(config, place)
     device = claim_device(config.launch, place)
+    parallel = config.parallel
     kernels, feed, launch = _choose_kernels(config), open_feed(config), config.launch
-    with joined_world(launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method):
-        return _train_in_world(config, feed, kernels, device, place.rank, stop)
+    with joined_world(
+        launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method
+    ) as connector:
+        topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
+        groups = make_groups(topology, place.rank, connector)
+        return _train_in_world(config, groups, feed, kernels, device, stop)
 
 
 def _train_in_world(
-    config: RunConfig, feed: Feed, kernels: Implementations, device: torch.device, rank: int, stop: StopRequest
+    config: RunConfig, groups: Groups, feed: Feed, kernels: Implementations, device: torch.device, stop: StopRequest
 ) -> bool:
-    parallel = config.parallel
-    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank)
     recorder = Recorder(groups.coords.pp)
     run = assemble(config, groups, feed, kernels, device, recorder)
     journal = Journal(config, run.folder) if groups.rank == 0 else None

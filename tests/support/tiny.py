@@ -14,7 +14,7 @@ from megacode.config.schema import RunConfig
 from megacode.data.batches import BatchPlan
 from megacode.kernels.dispatch import choose
 from megacode.layout.topology import Topology
-from megacode.parallel.groups import joined_world, make_groups, single_rank
+from megacode.parallel.groups import Connector, joined_world, make_groups, single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.bench import RandomTokens
 from megacode.train.assemble import Feed, Run, assemble
@@ -56,11 +56,11 @@ class Outcome:
     losses: list[float]
 
 
-def tiny_run(config: RunConfig, rank: int) -> Run:
+def tiny_run(config: RunConfig, rank: int, connector: Connector | None = None) -> Run:
     """This rank's run on made-up tokens, inside a joined world."""
     parallel = config.parallel
     topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
-    groups = make_groups(topology, rank) if topology.world_size > 1 else single_rank()
+    groups = make_groups(topology, rank, connector) if topology.world_size > 1 else single_rank()
     tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
     plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
     device = torch.device("cpu")
@@ -70,8 +70,8 @@ def tiny_run(config: RunConfig, rank: int) -> Run:
 
 def train_tiny(rank: int, world_size: int, init_method: str, config: RunConfig) -> dict[str, Any]:
     """Train a tiny run to its last step on one rank; returns its parts of the outcome."""
-    with joined_world("gloo", rank, world_size, 60, init_method):
-        run = tiny_run(config, rank)
+    with joined_world("gloo", rank, world_size, 60, init_method) as connector:
+        run = tiny_run(config, rank, connector)
         weights = list(parts(run, run.optimizer.state["master"]))
         first = train_step(run, 1, False)
         clipped_by = min(1.0, config.optim.clip / (first.gradient_norm + 1e-6))

@@ -1,0 +1,192 @@
+"""Messages between CPU ranks over plain TCP sockets, sent and received by the thread that computes.
+
+gloo hands every message to a thread of its own, which on a busy machine waits for a core: 1 to 2 ms a collective where
+the message itself takes 0.05 ms (docs/tried.md). Tensor parallelism does dozens of collectives per micro-batch, so on
+the CPU they run here. A sum is taken in the order of ranks and in fp32, so it is rounded once and is the same bits on
+every rank.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+_HEADER = struct.Struct("!16sii")  # token of the world, number of the group, index of the sender in it
+_WHOLE_BYTES = 1 << 16
+_INTRODUCTION_SECONDS = 10.0
+
+
+class PeerLost(ConnectionError):
+    """A rank closed its connection or stayed silent; the message names it."""
+
+
+class Listener:
+    """This rank's door: others connect to `port` and say for which group. `token` keeps strangers out."""
+
+    def __init__(self, token: bytes, timeout_seconds: float) -> None:
+        self._door = socket.create_server(("", 0), backlog=4096)
+        self._door.settimeout(timeout_seconds)
+        self._token = token
+        self._waiting: dict[tuple[int, int], socket.socket] = {}
+
+    @property
+    def port(self) -> int:
+        """The TCP port."""
+        port: int = self._door.getsockname()[1]
+        return port
+
+    def accept(self, group: int, index: int) -> socket.socket:
+        """The connection from member `index` of `group`, waiting for it if need be."""
+        while (group, index) not in self._waiting:
+            connection, _ = self._door.accept()
+            token, for_group, sender = _HEADER.unpack(_introduction(connection))
+            if token == self._token:
+                self._waiting[for_group, sender] = connection
+            else:
+                connection.close()
+        return self._waiting.pop((group, index))
+
+    def close(self) -> None:
+        """Take no more connections."""
+        self._door.close()
+
+
+def connect(address: tuple[str, int], token: bytes, group: int, index: int, timeout_seconds: float) -> socket.socket:
+    """Knock at another rank's door as member `index` of `group`."""
+    connection = socket.create_connection(address, timeout_seconds)
+    connection.sendall(_HEADER.pack(token, group, index))
+    return connection
+
+
+class Mesh:
+    """Connections from this rank, member `index` of a group, to every other member.
+
+    `names` says who the members are, for error messages.
+    """
+
+    def __init__(
+        self, connections: Mapping[int, socket.socket], index: int, names: Sequence[str], timeout_seconds: float
+    ) -> None:
+        self._connections, self._index, self._names = connections, index, names
+        self._timeout = timeout_seconds
+        for connection in connections.values():
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            connection.setblocking(False)
+
+    @property
+    def size(self) -> int:
+        """Members of the group."""
+        return len(self._names)
+
+    def all_gather_into(self, parts: Tensor, own: Tensor) -> None:
+        """Fill the contiguous `parts` [size, ...] with every rank's contiguous `own` [...]."""
+        self._exchange([own] * self.size, list(parts))
+        parts[self._index].copy_(own)
+
+    def all_gather(self, own: Tensor) -> Tensor:
+        """Every rank's `own` [...], by rank: [size, ...]."""
+        parts = own.new_empty(self.size, *own.shape)
+        self.all_gather_into(parts, own.contiguous())
+        return parts
+
+    def reduce_scatter(self, parts: Tensor) -> Tensor:
+        """The sum over all ranks of their part number `index` of the contiguous `parts` [size, ...]."""
+        received = torch.empty_like(parts)
+        self._exchange(list(parts), list(received))
+        received[self._index].copy_(parts[self._index])
+        return _sum(received)
+
+    def all_sum_(self, x: Tensor) -> Tensor:
+        """Sum over the group, in place: whole tensors where they are small, otherwise part by part."""
+        if self.size == 2 or x.numel() * x.element_size() <= _WHOLE_BYTES:
+            return x.copy_(_sum(self.all_gather(x)))
+        share = -(-x.numel() // self.size)
+        padded = x.new_zeros(self.size * share)
+        padded[: x.numel()].copy_(x.reshape(-1))
+        parts = padded.view(self.size, share)
+        self.all_gather_into(parts, self.reduce_scatter(parts))
+        return x.copy_(padded[: x.numel()].view(x.shape))
+
+    def _exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> None:
+        """Send `outgoing[i]` to member i and fill `incoming[i]` from it, for all but this rank."""
+        leaving = {peer: _bytes_of(outgoing[peer]) for peer in self._connections}
+        coming = {peer: _bytes_of(incoming[peer]) for peer in self._connections}
+        deadline = 0.0
+        while leaving or coming:
+            moved = [self._send(peer, leaving) for peer in list(leaving)]
+            moved += [self._receive(peer, coming) for peer in list(coming)]
+            if any(moved) or not (leaving or coming):
+                deadline = 0.0
+                continue
+            deadline = deadline or time.monotonic() + self._timeout
+            self._wait(leaving, coming, deadline)
+
+    def _send(self, peer: int, leaving: dict[int, memoryview]) -> bool:
+        try:
+            sent = self._connections[peer].send(leaving[peer])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._lost(peer, f"closed its connection ({error.strerror})") from error
+        leaving[peer] = leaving[peer][sent:]
+        if not leaving[peer]:
+            del leaving[peer]
+        return True
+
+    def _receive(self, peer: int, coming: dict[int, memoryview]) -> bool:
+        try:
+            count = self._connections[peer].recv_into(coming[peer])
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise self._lost(peer, f"closed its connection ({error.strerror})") from error
+        if count == 0:
+            raise self._lost(peer, "closed its connection")
+        coming[peer] = coming[peer][count:]
+        if not coming[peer]:
+            del coming[peer]
+        return True
+
+    def _wait(self, leaving: Mapping[int, memoryview], coming: Mapping[int, memoryview], deadline: float) -> None:
+        poll = select.poll()
+        for peer in {*leaving, *coming}:
+            wanted = (select.POLLOUT if peer in leaving else 0) | (select.POLLIN if peer in coming else 0)
+            poll.register(self._connections[peer], wanted)
+        if not poll.poll(max(0.0, deadline - time.monotonic()) * 1e3):
+            raise self._lost(next(iter({**leaving, **coming})), f"was silent for {self._timeout:.0f} s")
+
+    def _lost(self, peer: int, how: str) -> PeerLost:
+        return PeerLost(f"{self._names[peer]} {how}, while {self._names[self._index]} waited for it")
+
+
+def _sum(parts: Tensor) -> Tensor:
+    """The sum over dim 0, in the order of ranks, rounded once."""
+    if len(parts) == 2:
+        return parts[0] + parts[1]
+    if parts.dtype in (torch.bfloat16, torch.float16):
+        return parts.sum(dim=0, dtype=torch.float32).to(parts.dtype)
+    return parts.sum(dim=0)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    assert tensor.is_contiguous(), "what is sent lies in one piece"
+    raw: memoryview = tensor.detach().view(-1).view(torch.uint8).numpy().data
+    return raw
+
+
+def _introduction(connection: socket.socket) -> bytes:
+    """What a caller says of itself; zeros from one that says too little, such as a port scanner."""
+    connection.settimeout(_INTRODUCTION_SECONDS)
+    said = b""
+    try:
+        while len(said) < _HEADER.size and (more := connection.recv(_HEADER.size - len(said))):
+            said += more
+    except OSError:
+        return bytes(_HEADER.size)
+    return said.ljust(_HEADER.size, b"\0")
