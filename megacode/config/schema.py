@@ -36,10 +36,10 @@ class ModelConfig(Section):
     vocab: PositiveInt = Field(default=49152, description="rows of the embedding, tokens")
     context: PositiveInt = Field(default=8192, description="learned positions, tokens")
     init_std: PositiveFloat = Field(description="standard deviation of initial weights; 1/sqrt(hidden) unless given")
-    norm_eps: PositiveFloat = Field(default=1e-5)
-    attention_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    hidden_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    norm_eps: PositiveFloat = Field(default=1e-5, description="added to the variance in LayerNorm")
+    attention_dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on attention probabilities")
+    hidden_dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on each block's two outputs")
+    embedding_dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on the sum of both embeddings")
 
     @model_validator(mode="before")
     @classmethod
@@ -61,7 +61,7 @@ class ParallelConfig(Section):
     pp: PositiveInt = Field(default=1, description="pipeline stages")
     dp: PositiveInt = Field(default=1, description="data-parallel replicas")
     order: Literal["tp-dp-pp", "tp-pp-dp"] = Field(default="tp-dp-pp", description="fastest axis first")
-    schedule: Literal["1f1b", "gpipe"] = "1f1b"
+    schedule: Literal["1f1b", "gpipe"] = Field(default="1f1b", description="order of passes in the pipeline")
 
     @property
     def world_size(self) -> int:
@@ -72,8 +72,8 @@ class ParallelConfig(Section):
 class FimConfig(Section):
     """Fill-in-the-middle: the share of documents transformed and, of those, the share in SPM order."""
 
-    rate: float = Field(default=0.5, ge=0.0, le=1.0)
-    spm_rate: float = Field(default=0.5, ge=0.0, le=1.0)
+    rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of documents rearranged")
+    spm_rate: float = Field(default=0.5, ge=0.0, le=1.0, description="of those, the share in SPM order; the rest PSM")
 
 
 class DataConfig(Section):
@@ -83,7 +83,7 @@ class DataConfig(Section):
     validation: str = Field(default="", description="prefix of the validation shard; empty: no validation")
     tokenizer: str = Field(description="folder with tokenizer.json")
     sequence: PositiveInt = Field(description="tokens a sample is trained on")
-    seed: NonNegativeInt = 1234
+    seed: NonNegativeInt = Field(default=1234, description="of the order of samples and the FIM cuts")
     fim: FimConfig = FimConfig()
 
 
@@ -92,13 +92,13 @@ class OptimConfig(Section):
 
     lr: PositiveFloat = Field(description="highest learning rate")
     lr_min: NonNegativeFloat = Field(default=0.0, description="learning rate at the end of the decay")
-    lr_schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    lr_schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="after the warm-up")
     lr_warmup: NonNegativeInt = Field(default=0, description="steps of linear warm-up")
     lr_decay: PositiveInt | None = Field(default=None, description="steps at which lr_min is reached; train.steps")
-    beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
-    beta2: float = Field(default=0.95, ge=0.0, lt=1.0)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.1
+    beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="decay of the first moment")
+    beta2: float = Field(default=0.95, ge=0.0, lt=1.0, description="decay of the second moment")
+    eps: PositiveFloat = Field(default=1e-8, description="added to the root of the second moment")
+    weight_decay: NonNegativeFloat = Field(default=0.1, description="decoupled, on matrices and embeddings only")
     clip: PositiveFloat = Field(default=1.0, description="largest global gradient norm")
 
 
@@ -111,8 +111,8 @@ class TrainConfig(Section):
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="bf16: bf16 weights, fp32 gradient accumulation, reduction and master weights"
     )
-    seed: NonNegativeInt = 1234
-    log_every: PositiveInt = 10
+    seed: NonNegativeInt = Field(default=1234, description="of initial weights and dropout")
+    log_every: PositiveInt = Field(default=10, description="steps between lines on the screen")
     validate_every: NonNegativeInt = Field(default=0, description="steps between validations; 0: only at the end")
     validate_sequences: PositiveInt = Field(default=32, description="sequences per validation, of each kind")
 
@@ -129,7 +129,9 @@ class CheckpointConfig(Section):
 class LaunchConfig(Section):
     """What the ranks run on."""
 
-    device: Literal["cpu", "cuda"] = "cuda"
+    device: Literal["cpu", "cuda"] = Field(
+        default="cuda", description="cpu talks over gloo and sockets, cuda over NCCL"
+    )
     timeout_seconds: PositiveInt = Field(default=600, description="a collective that waits longer fails the run")
     threads: PositiveInt = Field(default=1, description="CPU threads per rank")
     peak_tflops: NonNegativeFloat = Field(default=0.0, description="dense peak of one rank's device; 0: no MFU shown")
@@ -143,7 +145,7 @@ class LaunchConfig(Section):
 class KernelsConfig(Section):
     """Which implementation the ops use; `auto` is Triton on CUDA and torch's own on CPU."""
 
-    implementation: Literal["auto", "torch", "triton"] = "auto"
+    implementation: Literal["auto", "torch", "triton"] = Field(default="auto", description="of LayerNorm and attention")
 
 
 class RunConfig(Section):

@@ -11,12 +11,13 @@ import numpy as np
 from megacode.data.errors import DataError
 from megacode.data.microbatch import MicroBatch, micro_batch_of
 from megacode.data.sampler import SampleStream
+from megacode.data.shuffle import ShuffledStream
 
 
 class BatchPlan:
     """`stream` cut into global batches; `rows` sequences a micro-batch, `global_batch` sequences a step."""
 
-    def __init__(self, stream: SampleStream, micro_batch: int, global_batch: int, dp: int) -> None:
+    def __init__(self, stream: SampleStream | ShuffledStream, micro_batch: int, global_batch: int, dp: int) -> None:
         """Raises DataError unless `global_batch` is a multiple of `micro_batch` x `dp`, all at least 1."""
         for name, value in (("micro_batch", micro_batch), ("global_batch", global_batch), ("dp", dp)):
             if value < 1:

@@ -11,6 +11,7 @@ import numpy as np
 
 PERMUTATION = 1
 INFILL = 2
+SHUFFLE = 3
 
 _WORD = 1 << 64
 
@@ -21,9 +22,9 @@ def words(seed: int, epoch: int, purpose: int, address: tuple[int, int], count: 
     return np.random.Philox(key=seed | epoch << 64, counter=counter).random_raw(count)
 
 
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return a uniform permutation of [0, count), int64, for (seed, epoch)."""
-    return np.argsort(words(seed, epoch, PERMUTATION, (0, 0), count), kind="stable")
+def permutation(seed: int, epoch: int, count: int, purpose: int = PERMUTATION) -> np.ndarray:
+    """Return a uniform permutation of [0, count), int64, for (seed, epoch, purpose)."""
+    return np.argsort(words(seed, epoch, purpose, (0, 0), count), kind="stable")
 
 
 def happens(word: int, rate: float) -> bool:

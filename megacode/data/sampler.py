@@ -92,7 +92,7 @@ class SampleStream:
             order = permutation(self.seed, epoch, self.reader.documents)
             return order, np.cumsum(self.reader.lengths[order], dtype=np.int64)
 
-        return _remember(self._epochs, epoch, CACHED_EPOCHS, compute)
+        return remember(self._epochs, epoch, CACHED_EPOCHS, compute)
 
     def _document(self, epoch: int, document: int) -> np.ndarray:
         """Return a document's tokens as this epoch sees them."""
@@ -105,7 +105,7 @@ class SampleStream:
             key = FimKey(self.seed, epoch, document)
             return apply_fim(self.reader.document(document), key, policy, tokenizer).tokens
 
-        return _remember(self._documents, (epoch, document), CACHED_DOCUMENTS, compute)
+        return remember(self._documents, (epoch, document), CACHED_DOCUMENTS, compute)
 
 
 def validation_stream(
@@ -119,7 +119,7 @@ def validation_stream(
     return SampleStream(reader, sequence, VALIDATION_SEED, fim, tokenizer)
 
 
-def _remember(cache: OrderedDict[Key, Value], key: Key, bound: int, compute: Callable[[], Value]) -> Value:
+def remember(cache: OrderedDict[Key, Value], key: Key, bound: int, compute: Callable[[], Value]) -> Value:
     """Return cache[key], computed when missing; the least recently used entry goes when there are over `bound`."""
     if key not in cache:
         cache[key] = compute()

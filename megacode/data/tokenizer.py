@@ -1,6 +1,6 @@
 """Byte-level BPE with the StarCoder sentinels: train it, load it, save it, encode, decode to exact bytes.
 
-Split as StarCoder's: every digit alone, then GPT-2's regular expression on bytes (starcoder.md section 4). The whole
+Split as StarCoder's: every digit alone, then GPT-2's regular expression on bytes (arXiv 2305.06161). The whole
 byte alphabet is in the vocabulary, so any text survives encode and decode unchanged. The text `<fim_prefix>` inside a
 source file is text: only the engine places special tokens, by id.
 """

@@ -17,12 +17,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from megacode.errors import MegacodeError
+
 _HEADER = struct.Struct("!16sii")  # token of the world, number of the group, index of the sender in it
 _WHOLE_BYTES = 1 << 16
 _INTRODUCTION_SECONDS = 10.0
 
 
-class PeerLost(ConnectionError):
+class PeerLost(MegacodeError):
     """A rank closed its connection or stayed silent; the message names it."""
 
 

@@ -14,6 +14,7 @@ from megacode.data.errors import DataError
 from megacode.data.fim import FimPolicy
 from megacode.data.microbatch import MicroBatch
 from megacode.data.sampler import SampleStream, validation_stream
+from megacode.data.shuffle import ShuffledStream
 from megacode.data.sidecar import open_shard
 from megacode.data.tokenizer import Tokenizer
 from megacode.kernels.dispatch import Implementations
@@ -79,14 +80,16 @@ def open_feed(config: RunConfig) -> Feed:
             "raise model.vocab, or train a smaller tokenizer"
         )
     policy = FimPolicy(data.fim.rate, data.fim.spm_rate) if data.fim.rate > 0.0 else None
-    stream = SampleStream(open_shard(data.train, tokenizer), data.sequence, data.seed, policy, tokenizer)
+    stream = ShuffledStream(
+        SampleStream(open_shard(data.train, tokenizer), data.sequence, data.seed, policy, tokenizer)
+    )
     validation: dict[str, BatchPlan] = {}
     if data.validation:
         reader = open_shard(data.validation, tokenizer)
         kinds = {"left_to_right": None, "fim": FimPolicy(1.0, data.fim.spm_rate)}
         validation = {
             kind: BatchPlan(
-                validation_stream(reader, data.sequence, tokenizer, fim),
+                ShuffledStream(validation_stream(reader, data.sequence, tokenizer, fim)),
                 train.micro_batch,
                 train.validate_sequences,
                 dp,

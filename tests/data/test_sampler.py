@@ -17,6 +17,7 @@ from megacode.data.errors import DataError
 from megacode.data.fim import FimKey, FimPolicy, apply_fim
 from megacode.data.indexed import ShardReader
 from megacode.data.sampler import CACHED_DOCUMENTS, CACHED_EPOCHS, SampleStream, validation_stream
+from megacode.data.shuffle import ShuffledStream
 from megacode.data.tokenizer import Tokenizer
 
 Shard = Callable[..., ShardReader]
@@ -153,3 +154,21 @@ def test_training_needs_no_preparation_library() -> None:
         "import megacode.data.batches, megacode.data.sidecar, megacode.data.entropy, megacode.data.fim"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_shuffled_samples_come_once_and_from_everywhere(shard: Shard) -> None:
+    """Each epoch's worth is a permutation of the stream's samples, another one each time; a new object agrees."""
+    stream = SampleStream(shard(random_documents(300, 50)), 16, 3, None)
+    epoch = stream.samples_per_epoch
+    shuffled = [ShuffledStream(stream).sample(n) for n in range(2 * epoch)]
+    again = ShuffledStream(stream)
+    assert all(np.array_equal(again.sample(n), shuffled[n]) for n in reversed(range(2 * epoch)))
+    plain = [stream.sample(n) for n in range(2 * epoch)]
+    for first in (0, epoch):
+        ours, theirs = (sorted(tuple(row) for row in rows[first : first + epoch]) for rows in (shuffled, plain))
+        assert ours == theirs
+    place = {tuple(row): n for n, row in enumerate(plain)}
+    first_batch = [place[tuple(row)] for row in shuffled[:32]]
+    assert min(first_batch) < epoch / 4 and max(first_batch) > epoch * 3 / 4
+    with pytest.raises(DataError, match="at least 0"):
+        again.sample(-1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from types import MappingProxyType
 from typing import Any
 
-# DESIGN.md, section 2; quickstart.py chains the public commands and stands above the rooms.
+# docs/architecture.md; quickstart.py chains the public commands and stands above the rooms.
 FLOORS = MappingProxyType(
     {
         "config": 0,

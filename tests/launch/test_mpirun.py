@@ -8,9 +8,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
+from launched_run import FOUR_RANKS, LaunchedRun
 
 LAUNCH = Path(__file__).parents[2] / "launch"
 needs_mpi = pytest.mark.skipif(
@@ -69,7 +69,5 @@ def test_one_failing_rank_ends_all(tmp_path: Path) -> None:
 
 @needs_mpi
 @pytest.mark.slow
-def test_the_losses_are_those_of_torchrun(
-    tiny_run: Any, undisturbed: dict[int, float], four_ranks: tuple[str, ...]
-) -> None:
-    assert tiny_run.run("mpirun.sh", "mpi", *four_ranks) == undisturbed
+def test_the_losses_are_those_of_torchrun(tiny_run: LaunchedRun, undisturbed: dict[int, float]) -> None:
+    assert tiny_run.run("mpirun.sh", "mpi", *FOUR_RANKS) == undisturbed

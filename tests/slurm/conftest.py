@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
 import re
 import shutil
@@ -14,9 +13,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
+from launched_run import EIGHT_RANKS, LaunchedRun
 
 SCRIPTS = Path(__file__).parent / "cluster"
 ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY"}
@@ -82,30 +81,13 @@ def cluster() -> Iterator[Cluster]:
             _start("stop_slurm.sh", environment, "--wipe")
 
 
-def _tiny_run() -> Any:
-    """The module tests/launch/tiny_run.py; tests are no package."""
-    path = Path(__file__).parents[1] / "launch" / "tiny_run.py"
-    spec = importlib.util.spec_from_file_location("megacode_tiny_run", path)
-    assert spec and spec.loader
-    if spec.name not in sys.modules:
-        module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    return sys.modules[spec.name]
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> LaunchedRun:
+    """A run in a folder of its own."""
+    return LaunchedRun.make(tmp_path_factory.mktemp("slurm"))
 
 
 @pytest.fixture(scope="session")
-def eight_ranks() -> tuple[str, ...]:
-    """The overrides of a layout of eight ranks."""
-    return _tiny_run().EIGHT_RANKS
-
-
-@pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A TinyRun in a folder of its own."""
-    return _tiny_run().TinyRun.make(tmp_path_factory.mktemp("slurm"))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tiny_run: Any, eight_ranks: tuple[str, ...]) -> dict[int, float]:
+def undisturbed(tiny_run: LaunchedRun) -> dict[int, float]:
     """The losses of the run on eight ranks of one machine under torchrun, by step."""
-    return tiny_run.run("torchrun.sh", "undisturbed", *eight_ranks)
+    return tiny_run.run("torchrun.sh", "undisturbed", *EIGHT_RANKS)

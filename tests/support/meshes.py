@@ -10,6 +10,7 @@ import torch
 from megacode.layout.topology import Topology
 from megacode.parallel.collectives import all_gather_flat_, all_max_, all_sum_, reduce_scatter_flat
 from megacode.parallel.groups import Groups, joined_world, make_groups
+from megacode.parallel.sockets import PeerLost
 
 
 def own_values(rank: int, count: int, dtype: torch.dtype) -> torch.Tensor:
@@ -50,7 +51,7 @@ def lose_rank_1(rank: int, world_size: int, init_method: str, silent: bool) -> s
         start = time.monotonic()
         try:
             all_sum_(torch.ones(3), groups.tp)
-        except ConnectionError as error:
+        except PeerLost as error:
             return f"{error} [{time.monotonic() - start:.0f} s]"
         return "nothing"
 

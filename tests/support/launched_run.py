@@ -1,7 +1,4 @@
-"""A tiny run that real launchers start: its data, its file, and what to read from its folder.
-
-Loaded by path from the conftest files of tests/launch and tests/slurm.
-"""
+"""A tiny run that real launchers start: its data, its file, and what to read from its folder."""
 
 from __future__ import annotations
 
@@ -13,11 +10,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from megacode.data.documents import Document, write_documents
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import train_bpe
+from disk_run import PROJECT, make_data
 
-PROJECT = Path(__file__).parents[2]
 FOUR_RANKS = ("parallel.tp=2", "parallel.pp=2")
 EIGHT_RANKS = (*FOUR_RANKS, "parallel.dp=2")
 
@@ -49,20 +43,15 @@ timeout_seconds = 60
 
 
 @dataclass(frozen=True)
-class TinyRun:
+class LaunchedRun:
     """A run's file and the ways to start it; every start names its own folder beside the file."""
 
     file: Path
 
     @classmethod
-    def make(cls, folder: Path) -> TinyRun:
+    def make(cls, folder: Path) -> LaunchedRun:
         """Write the shard, the tokenizer and run.toml into `folder`."""
-        sources = sorted((PROJECT / "megacode" / "config").glob("*.py"))
-        documents = [Document(path.name, path.name, "python", path.read_text(encoding="utf-8")) for path in sources]
-        tokenizer = train_bpe([document.content for document in documents], 512, "starcoder")
-        tokenizer.save(folder / "data")
-        write_documents(folder / "documents.jsonl.zst", documents)
-        tokenize(folder / "documents.jsonl.zst", tokenizer, folder / "data" / "train")
+        make_data(folder / "data")
         (folder / "run.toml").write_text(RUN.format(data=folder / "data"), encoding="utf-8")
         return cls(folder / "run.toml")
 
