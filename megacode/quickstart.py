@@ -69,7 +69,7 @@ def _complete(folder: Path) -> None:
     """Let the model complete a few prefixes and middles, and keep them for the report."""
     from megacode.evaluate.complete import Completer, Sampling
 
-    completer, sampling = Completer.load(folder), Sampling(max_tokens=48)
+    completer, sampling = Completer.load(folder), Sampling(max_tokens=48, temperature=0.5)
     tasks = [("prefix", prefix, None) for prefix in PREFIXES] + [("middle", *task) for task in MIDDLES]
     rows = []
     for kind, prefix, suffix in tasks:

@@ -19,7 +19,7 @@ This page is written by `python -m megacode.config.reference`.
 
 def render_reference() -> str:
     """The whole page, Markdown."""
-    return "\n".join([_HEAD, *_sections(RunConfig, "")]) + "\n"
+    return "\n".join([_HEAD, *_sections(RunConfig, "")]).rstrip("\n") + "\n"
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
