@@ -2,4 +2,5 @@
 
 from megacode.cli import main
 
-main()
+if __name__ == "__main__":  # processes that `verify` forks import this module too
+    main()

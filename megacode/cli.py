@@ -143,6 +143,30 @@ def bench(
 
 
 @app.command()
+def verify(
+    run: RunFile,
+    overrides: Overrides = None,
+    layouts: Annotated[str, typer.Option(help="TPxPPxDP, several with commas; default: the run's own")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Prove on this machine's CPU that a configuration's layout computes the same model as one process."""
+    from megacode.config import load_config
+
+    config = load_config(run, overrides or [])
+    from megacode.prove.verify import Layout, default_layout, render, verify
+
+    wanted = [Layout.parse(text.strip()) for text in layouts.split(",")] if layouts else [default_layout(config)]
+    with console.progress("layouts", len(wanted)) as advance:
+        verdicts = []
+        for layout in wanted:
+            verdicts.append(verify(config, layout))
+            advance(1)
+    console.result_json([asdict(verdict) for verdict in verdicts]) if as_json else console.result(render(verdicts))
+    if any(verdict.findings for verdict in verdicts):
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder, or a run folder for its newest")],
     out: Out,

@@ -6,7 +6,6 @@ import resource
 import statistics
 from typing import Any
 
-import numpy as np
 import torch
 
 from megacode.config.schema import RunConfig
@@ -16,23 +15,13 @@ from megacode.layout.topology import Topology
 from megacode.parallel.groups import Connector, joined_world, make_groups
 from megacode.pipeline.runner import observe_nothing
 from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
+from megacode.prove.synthetic import RandomTokens
 from megacode.train.assemble import Feed, assemble
 from megacode.train.device import claim_device
 from megacode.train.place import Place
 from megacode.train.step import StepReport, train_step
 
 WARM_UP_STEPS = 2
-
-
-class RandomTokens:
-    """Stands in for a shard: sample n is uniform random tokens, a pure function of n."""
-
-    def __init__(self, vocab: int, sequence: int) -> None:
-        self.vocab, self.sequence = vocab, sequence
-
-    def sample(self, index: int) -> np.ndarray:
-        """int64 [sequence + 1]."""
-        return np.random.default_rng(index).integers(self.vocab, size=self.sequence + 1)
 
 
 def bench(config: RunConfig, place: Place, steps: int) -> dict[str, Any] | None:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disk_run import disk_config, losses, rows, train_rank
-from ranks import RankFailure, run_ranks, started_ranks
 
 from megacode.checkpoint.folders import committed
+from megacode.prove.ranks import RankFailure, run_ranks, started_ranks
 
 LAYOUT = {"tp": 2, "pp": 2}
 

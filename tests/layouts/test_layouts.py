@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ranks import run_ranks
-from tiny import Outcome, outcome, tiny_config, train_tiny
+from tiny import tiny_config
+
+from megacode.prove.outcome import Outcome, compute
 
 EIGHT = [(tp, pp, dp) for tp in (1, 2) for pp in (1, 2) for dp in (1, 2)]
 
 
 def train(model: dict | None = None, **parallel: object) -> Outcome:
     """Ten steps of the tiny run in the given layout."""
-    config = tiny_config(model=model or {}, parallel=parallel)
-    return outcome(run_ranks(config.parallel.world_size, train_tiny, config))
+    return compute(tiny_config(model=model or {}, parallel=parallel))
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,7 @@ def reference() -> Outcome:
 
 def assert_same(other: Outcome, reference: Outcome) -> None:
     """Same initial weights bit for bit; first gradients, norms and losses to rounding; no element left out."""
+    assert other.ranks_agree, "ranks tell different losses or norms"
     assert other.weights.keys() == reference.weights.keys()
     for name, weights in reference.weights.items():
         np.testing.assert_array_equal(other.weights[name], weights, err_msg=f"initial {name}")

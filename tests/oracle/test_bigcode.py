@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from disk_run import PROJECT, disk_config, make_data, train_rank
-from ranks import run_ranks
-from tiny import tiny_config, tiny_run
+from tiny import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from megacode.checkpoint.errors import CheckpointError
@@ -20,13 +19,15 @@ from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
 from megacode.data.tokenizer import Tokenizer
 from megacode.layout.schedules import make_schedule
 from megacode.pipeline.runner import Work
+from megacode.prove.outcome import assemble_synthetic
+from megacode.prove.ranks import run_ranks
 
 
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_loss_and_gradients_are_those_of_transformers(kv_heads: int) -> None:
     """Multi-query and multi-head attention, every parameter, with the same weights and tokens."""
     config = tiny_config(model={"kv_heads": kv_heads})
-    run = tiny_run(config, 0)
+    run = assemble_synthetic(config, 0)
     weights = {spec.name: parameter.detach().clone() for spec, parameter in run.stage.specs()}
     for value in weights.values():  # biases and norms too must matter
         value.add_(torch.randn(value.shape, generator=torch.Generator().manual_seed(value.numel())) * 0.05)

@@ -6,7 +6,8 @@ import meshes
 import numpy as np
 import pytest
 import torch
-from ranks import run_ranks
+
+from megacode.prove.ranks import run_ranks
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from tiny import tiny_config, tiny_run
+from tiny import tiny_config
 
+from megacode.prove.outcome import assemble_synthetic
 from megacode.train.step import train_step
 
 
@@ -16,7 +17,7 @@ def losses(implementation: str) -> list[float]:
         optim={"lr_warmup": 1},
         kernels={"implementation": implementation},
     )
-    run = tiny_run(config, 0)
+    run = assemble_synthetic(config, 0)
     return [train_step(run, step, False).loss for step in range(1, 4)]
 
 

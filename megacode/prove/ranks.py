@@ -1,4 +1,7 @@
-"""Runs a function on every rank of a gloo world, in forked processes: one start-up of torch for all tests."""
+"""Runs a function on every rank of a CPU world on this machine.
+
+The ranks are forked from a server process that has imported torch, so they start in a fraction of a second.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +15,19 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-PRELOAD = ["torch", "torch.distributed", "torch.optim.adamw", "numpy", "megacode.train.loop", "tiny"]
+from megacode.errors import MegacodeError
+
+_PRELOADED = ("torch", "torch.distributed", "torch.optim.adamw", "numpy", "megacode.train.loop")
 
 
-class RankFailure(AssertionError):
+class RankFailure(MegacodeError):
     """A rank raised, died or stayed silent; the message says which, and shows its traceback."""
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, timeout: float = 120.0) -> list[Any]:
     """`function(rank, world_size, init_method, *arguments)` on every rank; returns the results by rank.
 
-    `function` must be importable (from tests/support or megacode). Raises RankFailure for the first rank that fails.
+    `function` must be importable by its module's name. Raises RankFailure for the first rank that fails.
     """
     with started_ranks(world_size, function, *arguments) as (ranks, receivers):
         return _collect(receivers, ranks, time.monotonic() + timeout)
@@ -34,7 +39,7 @@ def started_ranks(
 ) -> Iterator[tuple[list[Any], list[Connection]]]:
     """Start the ranks and yield their processes and result pipes; at the end of the block they are killed (-9)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
+    context.set_forkserver_preload(list(_PRELOADED))
     with tempfile.TemporaryDirectory() as scratch:
         init_method = f"file://{Path(scratch) / 'store'}"
         pipes = [context.Pipe(duplex=False) for _ in range(world_size)]
@@ -63,8 +68,8 @@ def _work(
     torch.set_num_threads(1)
     try:
         results.send((True, function(rank, world_size, init_method, *arguments)))
-    except BaseException:
-        results.send((False, traceback.format_exc()))
+    except BaseException as error:  # whatever it is, the parent raises it for this rank
+        results.send((False, "".join(traceback.format_exception(error))))
 
 
 def _collect(receivers: list[Connection], ranks: list[Any], deadline: float) -> list[Any]:

@@ -1,0 +1,67 @@
+"""A configuration of the same structure with toy widths, which a laptop can run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from megacode.config.load import parse_config
+from megacode.config.schema import ModelConfig, RunConfig
+
+HEAD_WIDTH = 8
+STEPS = 5
+MOST_REPLICAS = 2
+
+
+def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
+    """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
+
+    Kept: kinds of heads (multi-query, grouped, multi-head; above or below tp), proportions of the MLP, uneven stages,
+    dropout, norm epsilon, order and schedule, and more micro-batches than stages where there were.
+    """
+    model, train = config.model, config.train
+    heads, kv_heads = _heads(model, tp)
+    hidden = heads * HEAD_WIDTH
+    layers = max(2, pp) + (1 if model.layers % config.parallel.pp else 0)
+    micro_batch = min(train.micro_batch, 2)
+    micro_batches = min(config.micro_batches, pp + 2)
+    table: dict[str, Any] = {
+        "model": {
+            **model.model_dump(include={"norm_eps", "attention_dropout", "hidden_dropout", "embedding_dropout"}),
+            "layers": layers,
+            "hidden": hidden,
+            "heads": heads,
+            "kv_heads": kv_heads,
+            "ffn": -(-model.ffn * hidden // (model.hidden * tp)) * tp,
+            "vocab": 24 * tp,
+            "context": 24 * tp,
+        },
+        "parallel": {**config.parallel.model_dump(include={"order", "schedule"}), "tp": tp, "pp": pp, "dp": dp},
+        "data": {"train": "made up", "tokenizer": "made up", "sequence": 16 * tp},
+        "optim": {**config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}), "lr": 1e-3},
+        "train": {
+            "steps": STEPS,
+            "micro_batch": micro_batch,
+            "global_batch": micro_batches * dp * micro_batch,
+            "precision": "fp32",
+            "seed": train.seed,
+        },
+        "launch": {"device": "cpu", "timeout_seconds": 120},
+        "kernels": {"implementation": "torch"},
+    }
+    return parse_config(table, "toy widths")
+
+
+def alone(config: RunConfig) -> RunConfig:
+    """The same run in one process."""
+    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"tp": 1, "pp": 1, "dp": 1})})
+
+
+def _heads(model: ModelConfig, tp: int) -> tuple[int, int]:
+    """Query and key-value heads of the same kind, as few as tp allows."""
+    if model.kv_heads == model.heads:
+        return 2 * tp, 2 * tp
+    kv_heads = model.kv_heads if model.kv_heads <= tp else tp * min(2, model.kv_heads // tp)
+    if kv_heads % tp and tp % kv_heads:
+        kv_heads = math.gcd(kv_heads, tp)
+    return 2 * math.lcm(tp, kv_heads), kv_heads

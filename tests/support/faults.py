@@ -1,0 +1,106 @@
+"""The faults that engines really had, planted into a rank before it trains."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from megacode.config.schema import RunConfig
+from megacode.layers.spec import ParamSpec
+from megacode.optim import adamw
+from megacode.optim.adamw import Held, ShardedAdamW
+from megacode.optim.tied import TiedWeight
+from megacode.prove.outcome import RankOutcome, train_rank
+from megacode.train import step
+
+
+def faulty(plant: Callable[[], None]) -> Callable[..., RankOutcome]:
+    """A worker for `compute` that trains with the fault."""
+    return partial(_train_with, plant)
+
+
+def _train_with(plant: Callable[[], None], rank: int, world_size: int, init: str, config: RunConfig) -> RankOutcome:
+    if world_size > 1:
+        plant()
+    return train_rank(rank, world_size, init, config)
+
+
+def _leave_out_of_tp_sum(is_left_out: Callable[[ParamSpec], bool]) -> None:
+    whole_sum = adamw.all_sum_
+    original = ShardedAdamW.reduce
+
+    def reduce(self: ShardedAdamW) -> None:
+        segments = [segment for segment in self.layout.segments if is_left_out(segment.spec)]
+        kept = [self.gradients.flat[segment.start : segment.stop].clone() for segment in segments]
+
+        def sum_but_keep(x: Tensor, group: Any) -> Tensor:
+            whole_sum(x, group)
+            for segment, own in zip(segments, kept, strict=True):
+                self.gradients.flat[segment.start : segment.stop].copy_(own)
+            return x
+
+        adamw.all_sum_ = sum_but_keep
+        original(self)
+        adamw.all_sum_ = whole_sum
+
+    ShardedAdamW.reduce = reduce  # type: ignore[method-assign]
+
+
+def missing_key_value_sum() -> None:
+    """StarCoder's own: gradients of shared keys and values are not summed over tensor-parallel ranks."""
+    _leave_out_of_tp_sum(lambda spec: "key_value" in spec.name)
+
+
+def missing_norm_sum() -> None:
+    """LayerNorm gradients are not summed under sequence parallelism."""
+    _leave_out_of_tp_sum(lambda spec: "norm" in spec.name)
+
+
+def doubled_norm() -> None:
+    """Copied parameters are counted by every rank that has a copy."""
+
+    def held(self: ShardedAdamW) -> Iterator[Held]:
+        for segment, elements in self.layout.within(self.owned):
+            yield Held(segment.spec, elements.start - segment.start, elements)
+
+    def gradient_norm(self: ShardedAdamW) -> float:
+        ShardedAdamW.held, honest = held, ShardedAdamW.held  # type: ignore[method-assign]
+        try:
+            return counted(self)
+        finally:
+            ShardedAdamW.held = honest  # type: ignore[method-assign]
+
+    counted = ShardedAdamW.gradient_norm
+    ShardedAdamW.gradient_norm = gradient_norm  # type: ignore[method-assign]
+
+
+def dropped_tied_gradient() -> None:
+    """The last stage's part of the embedding's gradient is lost."""
+    TiedWeight.sum_gradients = lambda self: None  # type: ignore[method-assign]
+
+
+def stale_tied_weight() -> None:
+    """The last stage keeps its old embedding after an update."""
+    TiedWeight.copy_from_owner = lambda self: None  # type: ignore[method-assign]
+
+
+def wrong_scale_with_replicas() -> None:
+    """The loss is divided by this replica's tokens instead of all replicas'."""
+    whole = step.total_weight
+    step.total_weight = lambda run, weights: whole(run, weights) / run.groups.topology.dp
+
+
+def dropout_by_rank() -> None:
+    """Each tensor-parallel rank draws the mask of its part of the sequence as if it were the first."""
+    from megacode.model import block
+
+    original = block.sequence_dropout
+
+    def dropout(x: Tensor, probability: float, draw: Any, site: int, tp: Any) -> Tensor:
+        return original(x, probability, draw, site, dataclasses.replace(tp, index=0))
+
+    block.sequence_dropout = dropout
