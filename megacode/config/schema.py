@@ -111,6 +111,9 @@ class TrainConfig(Section):
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="bf16: bf16 weights, fp32 gradient accumulation, reduction and master weights"
     )
+    recompute: Literal["none", "full"] = Field(
+        default="none", description="full: keep each block's input only and run the block again in backward"
+    )
     seed: NonNegativeInt = Field(default=1234, description="of initial weights and dropout")
     log_every: PositiveInt = Field(default=10, description="steps between lines on the screen")
     validate_every: NonNegativeInt = Field(default=0, description="steps between validations; 0: only at the end")

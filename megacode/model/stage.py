@@ -6,6 +6,7 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
@@ -28,6 +29,7 @@ class Stage(nn.Module):
         context = LayerContext(groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels)
         layers = split_layers(model.layers, groups.topology.pp)[coords.pp]
         self.dtype, self.device = context.dtype, device
+        self._recompute = config.train.recompute == "full"
         self.embedding = Embedding(context, model) if groups.is_first_stage else None
         self.blocks = nn.ModuleList(Block(context, model, layer) for layer in layers)
         tied = self.embedding.tokens.weight if self.embedding else None
@@ -43,9 +45,16 @@ class Stage(nn.Module):
         return self.embedding(tokens, positions, draw)
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
-        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h]."""
+        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h].
+
+        With recomputation (Chen et al. 2016) a block keeps only its input. Its dropout is a function of `draw`, so
+        there is no random state to keep.
+        """
         for block in self.blocks:
-            x = block(x, draw)
+            if self._recompute and torch.is_grad_enabled():
+                x = checkpoint(block, x, draw, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, draw)
         return x
 
     def loss(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

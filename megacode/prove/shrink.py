@@ -17,7 +17,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
 
     Kept: kinds of heads (multi-query, grouped, multi-head; above or below tp), proportions of the MLP, uneven stages,
-    dropout, norm epsilon, order and schedule, and more micro-batches than stages where there were.
+    dropout, norm epsilon, order, schedule, recomputation, and more micro-batches than stages where there were.
     """
     model, train = config.model, config.train
     heads, kv_heads = _heads(model, tp)

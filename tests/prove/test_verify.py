@@ -33,6 +33,7 @@ MIXES = [
     ("2x2x2", ("model.kv_heads=4", "parallel.order=tp-pp-dp")),
     ("4x1x2", ("parallel.schedule=gpipe", "train.micro_batch=2")),
     ("1x3x2", ("model.layers=41",)),
+    ("2x2x1", ("train.recompute=full",)),
     ("4x4x1", ()),
 ]
 
