@@ -6,11 +6,15 @@ their tensors are held until they have gone.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from megacode.parallel.groups import Groups
+from megacode.parallel.sockets import PeerLost
 
 
 class Links:
@@ -18,25 +22,43 @@ class Links:
 
     def __init__(self, groups: Groups, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self._groups, self._shape, self._dtype, self._device = groups, shape, dtype, device
-        self._leaving: list[tuple[dist.Work, Tensor]] = []
+        self._leaving: list[tuple[dist.Work, Tensor, int]] = []
 
     def send(self, message: Tensor, stage: int) -> None:
-        """Start sending `message` to `stage` and return at once."""
+        """Start sending `message` to `stage` and return at once. Raises PeerLost if the rank there is gone."""
         assert tuple(message.shape) == self._shape, f"message {tuple(message.shape)} is not {self._shape}"
         message = message.detach().contiguous()
-        work = dist.isend(message, self._groups.topology.peer(self._groups.rank, stage))
+        with self._naming(stage):
+            work = dist.isend(message, self._peer(stage))
         assert work is not None, "this rank is in the world group"
-        self._leaving = [pair for pair in self._leaving if not pair[0].is_completed()]
-        self._leaving.append((work, message))
+        self._leaving = [item for item in self._leaving if not item[0].is_completed()]
+        self._leaving.append((work, message, stage))
 
     def receive(self, stage: int) -> Tensor:
-        """Wait for the next message from `stage`."""
+        """Wait for the next message from `stage`. Raises PeerLost if the rank there is gone or stays silent."""
         message = torch.empty(self._shape, dtype=self._dtype, device=self._device)
-        dist.recv(message, self._groups.topology.peer(self._groups.rank, stage))
+        with self._naming(stage):
+            dist.recv(message, self._peer(stage))
         return message
 
     def drain(self) -> None:
         """Wait until everything sent has gone."""
-        for work, _ in self._leaving:
-            work.wait()
+        for work, _, stage in self._leaving:
+            with self._naming(stage):
+                work.wait()
         self._leaving.clear()
+
+    def _peer(self, stage: int) -> int:
+        return self._groups.topology.peer(self._groups.rank, stage)
+
+    @contextmanager
+    def _naming(self, stage: int) -> Iterator[None]:
+        """Say which rank was lost, where torch says only that a connection was."""
+        try:
+            yield
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            peer, own = self._peer(stage), self._groups.rank
+            raise PeerLost(
+                f"rank {peer} (stage {stage}) is lost to rank {own}, which waits for it: {reason}"
+            ) from error

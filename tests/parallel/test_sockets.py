@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lost
 import meshes
 import numpy as np
 import pytest
@@ -37,3 +38,7 @@ def test_a_lost_rank_is_named(silent: bool, told: str) -> None:
 
 def test_strangers_are_turned_away() -> None:
     assert run_ranks(2, meshes.knock_first) == [3.0, 3.0]
+
+
+def test_a_lost_pipeline_stage_is_named() -> None:
+    assert run_ranks(2, lost.lose_the_last_stage)[0].startswith("rank 1 (stage 1) is lost to rank 0")
