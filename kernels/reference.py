@@ -29,15 +29,18 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return (normalized * weight + bias).to(x.dtype)
 
 
-def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None) -> Tensor:
-    """Attend from each position to itself and all earlier ones.
+def causal_attention(
+    query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None = None
+) -> Tensor:
+    """Attend from each position to itself and all earlier ones, or the `window` - 1 before it.
 
     softmax(Q K^T / sqrt(d)) V with a causal mask; the softmax is in fp32 (fp64 stays fp64). Query head i reads
     key-value head i // (n // k): k = n is multi-head, k = 1 multi-query, anything between grouped-query attention.
     `dropout` zeroes probabilities after the softmax and scales the kept ones by 1 / (1 - probability).
 
     Shapes: query [b, s, n, d], key and value [b, s, k, d] with n % k == 0; returns [b, s, n, d] in query's dtype.
-    Sources: Vaswani et al. 2017, section 3.2; Shazeer 2019 (multi-query); Ainslie et al. 2023 (grouped-query).
+    Sources: Vaswani et al. 2017, section 3.2; Shazeer 2019 (multi-query); Ainslie et al. 2023 (grouped-query);
+    Beltagy et al. 2020 (sliding window; StarCoder2 counts the token itself, as transformers does).
     Raises ValueError where n % k != 0.
     """
     batch, length, num_heads, width = query.shape
@@ -51,9 +54,15 @@ def causal_attention(query: Tensor, key: Tensor, value: Tensor, dropout: Attenti
     query_bnsd = query.to(wide).transpose(1, 2)
 
     scores = query_bnsd @ key_bnsd.transpose(2, 3) * width**-0.5  # [b, n, s, s]
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    probabilities = scores.masked_fill(future, float("-inf")).softmax(dim=-1)
+    seen = seen_keys(length, window, query.device)
+    probabilities = scores.masked_fill(~seen, float("-inf")).softmax(dim=-1)
     if dropout is not None:
         keep = attention_keep_mask(dropout, batch, num_heads, length, query.device)
         probabilities = probabilities * keep / (1.0 - dropout.probability)
     return (probabilities @ value_bnsd).transpose(1, 2).contiguous().to(query.dtype)
+
+
+def seen_keys(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Bool [s, s]: whether the query of a row sees the key of a column, which is q - window < k <= q."""
+    seen = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return seen if window is None else seen.triu(1 - window)

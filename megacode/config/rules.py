@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megacode.config.problem import Problem
-from megacode.config.schema import RunConfig
+from megacode.config.schema import ModelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,22 @@ def _validation(config: RunConfig) -> Iterator[Problem]:
         yield Problem("train.validate_every", str(config.train.validate_every), rule, "name a shard or remove it")
 
 
-def _positions(config: RunConfig) -> Iterator[Problem]:
-    if config.data.sequence > config.model.context:
-        rule = f"must not exceed the learned positions, model.context = {config.model.context}"
-        yield Problem("data.sequence", str(config.data.sequence), rule)
+def _learned_positions(config: RunConfig) -> Iterator[Problem]:
+    model, sequence = config.model, config.data.sequence
+    if model.positions == "learned" and sequence > model.context:
+        rule = f"must not exceed the learned positions, model.context = {model.context}"
+        yield Problem("data.sequence", str(sequence), rule)
+
+
+def _rotary_positions(config: RunConfig) -> Iterator[Problem]:
+    model = config.model
+    # By value, not by what was written: a checkpoint's saved configuration writes every field.
+    if model.positions == "learned" and model.rope_theta != ModelConfig.model_fields["rope_theta"].default:
+        rule = "has no effect with learned positions"
+        yield Problem("model.rope_theta", str(model.rope_theta), rule, 'remove it, or set model.positions = "rotary"')
+    if model.positions == "rotary" and model.hidden % model.heads == 0 and model.head_width % 2:
+        rule = f"makes heads {model.head_width} wide, and rotary positions need an even width"
+        yield Problem("model.heads", str(model.heads), rule, "change model.heads or model.hidden")
 
 
 def _learning_rate(config: RunConfig) -> Iterator[Problem]:
@@ -104,6 +116,14 @@ def _kernels(config: RunConfig) -> Iterator[Problem]:
         yield Problem("model.hidden", str(config.model.hidden), rule, 'set kernels.implementation = "torch"')
 
 
+def _window(config: RunConfig) -> Iterator[Problem]:
+    window, asked = config.model.window, config.kernels.implementation
+    is_triton = asked == "triton" or (asked == "auto" and config.launch.device == "cuda")
+    if is_triton and window is not None and window < config.data.sequence:
+        rule = "the Triton attention has no sliding window yet"
+        yield Problem("model.window", str(window), rule, 'set kernels.implementation = "torch"')
+
+
 RULES: tuple[Rule, ...] = (
     _tp_divides("model.heads", lambda config: config.model.heads),
     _tp_divides("model.ffn", lambda config: config.model.ffn),
@@ -117,12 +137,14 @@ RULES: tuple[Rule, ...] = (
         ("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every", "data.validation"),
         _validation,
     ),
-    Rule(("data.sequence", "model.context"), _positions),
+    Rule(("data.sequence", "model.context", "model.positions"), _learned_positions),
+    Rule(("model.positions", "model.rope_theta", "model.hidden", "model.heads"), _rotary_positions),
     Rule(
         ("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "optim.lr_schedule", "train.steps"),
         _learning_rate,
     ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
+    Rule(("model.window", "data.sequence", "launch.device", "kernels.implementation"), _window),
 )
 
 

@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 
 class ModelConfig(Section):
-    """A StarCoder decoder: pre-LayerNorm, learned positions, tanh GELU, biases, tied embedding (arXiv 2305.06161)."""
+    """A decoder with pre-LayerNorm, tanh GELU and biases: StarCoder (arXiv 2305.06161) or StarCoder2 (2402.19173)."""
 
     layers: PositiveInt = Field(description="transformer blocks")
     hidden: PositiveInt = Field(description="width of the residual stream")
@@ -34,7 +34,15 @@ class ModelConfig(Section):
     kv_heads: PositiveInt = Field(default=1, description="key-value heads; 1 is multi-query attention")
     ffn: PositiveInt = Field(description="width inside the MLP; 4 x hidden unless given")
     vocab: PositiveInt = Field(default=49152, description="rows of the embedding, tokens")
-    context: PositiveInt = Field(default=8192, description="learned positions, tokens")
+    positions: Literal["learned", "rotary"] = Field(
+        default="learned", description="StarCoder's, or those of StarCoder2"
+    )
+    context: PositiveInt = Field(
+        default=8192, description="learned positions, tokens; with rotary ones only what an export names"
+    )
+    rope_theta: PositiveFloat = Field(default=1e5, description="base of the angles, with rotary positions only")
+    window: PositiveInt | None = Field(default=None, description="keys a token sees, itself included; all unless given")
+    tied: bool = Field(default=True, description="the output head is the embedding matrix")
     init_std: PositiveFloat = Field(description="standard deviation of initial weights; 1/sqrt(hidden) unless given")
     norm_eps: PositiveFloat = Field(default=1e-5, description="added to the variance in LayerNorm")
     attention_dropout: float = Field(default=0.0, ge=0.0, lt=1.0, description="on attention probabilities")

@@ -7,6 +7,7 @@ of them is then partial, and `Copied` says so.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -14,6 +15,7 @@ from megacode.config.schema import ModelConfig
 from megacode.kernels.counter_random import AttentionDropout
 from megacode.layers.dropout import Draw
 from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear
+from megacode.layers.rotary import rotate
 from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
 from megacode.parallel.collectives import gather_sequence
 
@@ -53,11 +55,15 @@ class Attention(ShardedModule):
         self.out = RowParallelLinear(context, f"{name}.out", model.hidden, model.hidden, out_std)
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
-        """Attend over the whole sequence; `draw` is None in evaluation."""
+        """Attend over the whole sequence, positions counted from its start; `draw` is None in evaluation."""
         x = gather_sequence(x, self.context.tp)
         query = self.query(x).unflatten(-1, (self.local_heads, self.model.head_width))
         key, value = self.key_value(x)
-        attended = self.context.kernels.causal_attention(query, key, value, self._dropout(draw))
+        if self.model.positions == "rotary":
+            positions = torch.arange(x.shape[1], device=x.device)
+            query, key = (rotate(heads, positions, self.model.rope_theta) for heads in (query, key))
+        dropout = self._dropout(draw)
+        attended = self.context.kernels.causal_attention(query, key, value, dropout, self.model.window)
         return self.out(attended.flatten(2))
 
     def _dropout(self, draw: Draw | None) -> AttentionDropout | None:

@@ -1,4 +1,4 @@
-"""Token and position embeddings; the token matrix is cut by vocabulary and is also the output head's weight."""
+"""Token and position embeddings; the token matrix is cut by vocabulary, and where tied is the output head's too."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule,
 from megacode.parallel.collectives import reduce_scatter_sequence
 
 
-def token_embedding_spec(model: ModelConfig, name: str = "embedding.tokens.weight") -> ParamSpec:
-    """The [v, h] matrix that the first stage owns; under another name, the copy of it on the last stage."""
-    owner = "embedding.tokens.weight"
-    tied_to = None if name == owner else owner
+TOKENS = "embedding.tokens.weight"
+
+
+def token_embedding_spec(model: ModelConfig) -> ParamSpec:
+    """The [v, h] matrix that the first stage owns; where tied, the last stage has a copy of it."""
     shape = (model.vocab, model.hidden)
-    return ParamSpec(name, shape, Split(0), std=model.init_std, decay=True, tied_to=tied_to)
+    return ParamSpec(TOKENS, shape, Split(0), std=model.init_std, decay=True, is_shared=model.tied)
+
+
+def head_spec(model: ModelConfig) -> ParamSpec:
+    """The [v, h] matrix of a head that is not the embedding's own: the last stage's copy of it, or its own matrix."""
+    tied_to, shape = TOKENS if model.tied else None, (model.vocab, model.hidden)
+    return ParamSpec(
+        "head.weight", shape, Split(0), std=model.init_std, decay=True, tied_to=tied_to, is_shared=model.tied
+    )
 
 
 class VocabParallelEmbedding(ShardedModule):

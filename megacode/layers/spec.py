@@ -31,7 +31,10 @@ class Copied:
 
 @dataclass(frozen=True)
 class ParamSpec:
-    """A logical parameter: global name and shape, placement, initial values (N(0, std^2), or a constant), decay."""
+    """A logical parameter: global name and shape, placement, initial values (N(0, std^2), or a constant), decay.
+
+    `is_shared`: the first and the last pipeline stage both hold it; `tied_to` names the owner in the spec of the copy.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -40,6 +43,7 @@ class ParamSpec:
     constant: float = 0.0
     decay: bool = False
     tied_to: str | None = None
+    is_shared: bool = False
 
     def local_slice(self, tp_size: int, tp_rank: int) -> tuple[slice, ...]:
         """Which part of the global tensor the given tensor-parallel rank holds."""

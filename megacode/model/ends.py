@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from megacode.config.schema import ModelConfig
 from megacode.layers.dropout import Draw, sequence_dropout
-from megacode.layers.embedding import PositionEmbedding, VocabParallelEmbedding, token_embedding_spec
+from megacode.layers.embedding import PositionEmbedding, VocabParallelEmbedding, head_spec
 from megacode.layers.loss import vocab_parallel_cross_entropy
 from megacode.layers.norm import LayerNorm
 from megacode.layers.spec import LayerContext, ShardedModule
@@ -15,31 +15,34 @@ from megacode.parallel.collectives import gather_sequence
 
 
 class Embedding(nn.Module):
-    """Token ids and positions [b, s] -> [b, s/tp, h]."""
+    """Token ids and positions [b, s] -> [b, s/tp, h]; rotary positions come in later, with attention."""
 
     def __init__(self, context: LayerContext, model: ModelConfig) -> None:
         super().__init__()
         self.tp, self.dropout = context.tp, model.embedding_dropout
         self.tokens = VocabParallelEmbedding(context, model)
-        self.positions = PositionEmbedding(context, model)
+        self.positions = PositionEmbedding(context, model) if model.positions == "learned" else None
 
     def forward(self, tokens: Tensor, positions: Tensor, draw: Draw | None) -> Tensor:
         """int64 [b, s] twice -> [b, s/tp, h]."""
-        return sequence_dropout(self.tokens(tokens) + self.positions(positions), self.dropout, draw, 0, self.tp)
+        x = self.tokens(tokens)
+        if self.positions is not None:
+            x = x + self.positions(positions)
+        return sequence_dropout(x, self.dropout, draw, 0, self.tp)
 
 
 class Head(ShardedModule):
-    """Final LayerNorm and the output projection by the embedding matrix.
+    """Final LayerNorm and the output projection, by the embedding matrix where tied.
 
-    `tied` is the first stage's parameter where both ends are one stage; otherwise the head keeps a copy of its own,
-    which the optimizer keeps equal to the first stage's bit for bit.
+    `tied` is the first stage's parameter where both ends are one stage. Otherwise the head has a parameter of its own:
+    a copy, which the optimizer keeps equal to the first stage's bit for bit, or, not tied, another matrix.
     """
 
     def __init__(self, context: LayerContext, model: ModelConfig, tied: nn.Parameter | None) -> None:
         super().__init__(context)
         self.norm = LayerNorm(context, "final_norm", model.hidden, model.norm_eps)
         if tied is None:
-            self.weight = self.new_parameter("weight", token_embedding_spec(model, "head.weight"))
+            self.weight = self.new_parameter("weight", head_spec(model))
         else:
             self.weight = tied
 

@@ -32,7 +32,7 @@ class Stage(nn.Module):
         self._recompute = config.train.recompute == "full"
         self.embedding = Embedding(context, model) if groups.is_first_stage else None
         self.blocks = nn.ModuleList(Block(context, model, layer) for layer in layers)
-        tied = self.embedding.tokens.weight if self.embedding else None
+        tied = self.embedding.tokens.weight if self.embedding and model.tied else None
         self.head = Head(context, model, tied) if groups.is_last_stage else None
 
     def specs(self) -> list[tuple[ParamSpec, nn.Parameter]]:

@@ -58,7 +58,7 @@ class ShardedAdamW:
         self._tied = [
             TiedWeight(self.gradients.by_name[spec.name], parameter.data, groups.tied)
             for spec, parameter in parameters
-            if groups.tied.size > 1 and "embedding.tokens.weight" in (spec.name, spec.tied_to)
+            if groups.tied.size > 1 and spec.is_shared
         ]
 
     def reduce(self) -> None:

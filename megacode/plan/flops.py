@@ -4,6 +4,8 @@ A matrix multiplication costs 2 FLOPs per weight and token forward and twice tha
 not counted (model, not hardware, FLOPs). What runs differ in is the attention matrix: `none` leaves it out (nearly the
 6N rule), `causal` counts the half that is not masked (Megatron-LM since 2025-03), `full` counts all of it (Korthikanti
 et al., arXiv 2205.05198, and PaLM). StarCoder at 8,192 tokens: 92.8, 104.9 and 116.9 GFLOP per token.
+A sliding window of w keys, shorter than the s tokens, makes `causal` count w (1 - w / 2s) of them on average instead of
+s / 2; `full` counts the whole matrix all the same.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def flops_per_token(model: ModelConfig, sequence: int, attention: Attention = At
     hidden, keys = model.hidden, model.kv_heads * model.head_width
     weights = hidden * (hidden + 2 * keys) + hidden * hidden + 2 * hidden * model.ffn
     dense = 6.0 * (model.layers * weights + model.vocab * hidden)
-    matrix = 12.0 * model.layers * sequence * hidden
-    return dense + matrix * {Attention.NONE: 0.0, Attention.CAUSAL: 0.5, Attention.FULL: 1.0}[attention]
+    window = min(model.window or sequence, sequence)
+    seen = {Attention.NONE: 0.0, Attention.CAUSAL: window * (1.0 - window / (2 * sequence)), Attention.FULL: sequence}
+    return dense + 12.0 * model.layers * hidden * seen[attention]
 
 
 def tflops_per_rank(tokens_per_second: float, ranks: int, flops_per_token: float) -> float:

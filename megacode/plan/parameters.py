@@ -3,6 +3,7 @@
 With hidden h, head width d, k KV heads, MLP width f, L layers, V tokens, P positions, biases and a tied head:
 N = L [(h + 2kd)(h + 1) + h(h + 1) + (h + 1) f + (f + 1) h + 4h] + V h + P h + 2h.
 With k = 1 and f = 4h this gives the published StarCoder totals (arXiv 2305.06161), 15,517,456,384 for the 15.5B.
+Rotary positions have no P h, and a head that is not tied has another V h: StarCoder2's 15,957,889,024.
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ from megacode.layout.stages import split_layers
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters by part; `head_copy` is the last stage's copy of the tied embedding, 0 in the whole model."""
+    """Parameters by part. `head` is an untied head; `head_copy` the last stage's copy of a tied embedding, 0 in the
+    whole model.
+    """
 
     token_embedding: int
     position_embedding: int
     attention: int
     mlp: int
     norms: int
+    head: int = 0
     head_copy: int = 0
 
     @property
@@ -38,7 +42,7 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> ParameterCount:
     """The parameters that every tensor-parallel rank of pipeline stage `stage` holds; they all hold equally many.
 
-    Cut over tp: the embedding's rows, query heads, the MLP's width, and KV heads where tp divides them; otherwise every
+    Cut over tp: the rows of embedding and head, query heads, the MLP's width, and KV heads where tp divides them; otherwise every
     rank holds all KV heads. Copied: positions, norms, and the biases that are added after a sum over tp.
     Raises ValueError for a stage outside 0 .. pp - 1 or sizes that tp does not divide.
     """
@@ -52,11 +56,12 @@ def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> P
     first, last = stage == 0, stage == parallel.pp - 1
     return ParameterCount(
         token_embedding=rows * hidden if first else 0,
-        position_embedding=model.context * hidden if first else 0,
+        position_embedding=model.context * hidden if first and model.positions == "learned" else 0,
         attention=layers * ((queries + 2 * keys) * (hidden + 1) + queries * hidden + hidden),
         mlp=layers * (ffn * (hidden + 1) + ffn * hidden + hidden),
         norms=layers * 4 * hidden + (2 * hidden if last else 0),
-        head_copy=rows * hidden if last and not first else 0,
+        head=rows * hidden if last and not model.tied else 0,
+        head_copy=rows * hidden if last and not first and model.tied else 0,
     )
 
 

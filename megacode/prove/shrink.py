@@ -11,13 +11,17 @@ from megacode.config.schema import ModelConfig, RunConfig
 HEAD_WIDTH = 8
 STEPS = 5
 MOST_REPLICAS = 2
+_KEPT = frozenset(
+    {"norm_eps", "attention_dropout", "hidden_dropout", "embedding_dropout", "positions", "rope_theta", "tied"}
+)
 
 
 def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
 
-    Kept: kinds of heads (multi-query, grouped, multi-head; above or below tp), proportions of the MLP, uneven stages,
-    dropout, norm epsilon, order, schedule, recomputation, and more micro-batches than stages where there were.
+    Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
+    window's share of the sequence, proportions of the MLP, uneven stages, dropout, norm epsilon, order, schedule,
+    recomputation, and more micro-batches than stages where there were.
     """
     model, train = config.model, config.train
     heads, kv_heads = _heads(model, tp)
@@ -27,7 +31,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     micro_batches = min(config.micro_batches, pp + 2)
     table: dict[str, Any] = {
         "model": {
-            **model.model_dump(include={"norm_eps", "attention_dropout", "hidden_dropout", "embedding_dropout"}),
+            **model.model_dump(include=_KEPT),
             "layers": layers,
             "hidden": hidden,
             "heads": heads,
@@ -35,6 +39,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "ffn": -(-model.ffn * hidden // (model.hidden * tp)) * tp,
             "vocab": 24 * tp,
             "context": 24 * tp,
+            "window": _window(config, 16 * tp),
         },
         "parallel": {**config.parallel.model_dump(include={"order", "schedule"}), "tp": tp, "pp": pp, "dp": dp},
         "data": {"train": "made up", "tokenizer": "made up", "sequence": 16 * tp},
@@ -55,6 +60,14 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
 def alone(config: RunConfig) -> RunConfig:
     """The same run in one process."""
     return config.model_copy(update={"parallel": config.parallel.model_copy(update={"tp": 1, "pp": 1, "dp": 1})})
+
+
+def _window(config: RunConfig, sequence: int) -> int | None:
+    """The same share of a sequence of `sequence` tokens, at least two keys and so that a shorter one stays shorter."""
+    window, whole = config.model.window, config.data.sequence
+    if window is None or window >= whole:
+        return window
+    return min(max(2, round(window * sequence / whole)), sequence - 1)
 
 
 def _heads(model: ModelConfig, tp: int) -> tuple[int, int]:

@@ -39,6 +39,36 @@ def test_reference_attention_is_the_sum_written_out() -> None:
         torch.testing.assert_close(actual[batch, row, head], expected)
 
 
+@pytest.mark.parametrize("window", [1, 2, 5, 32, 33, 100])
+def test_window_agrees_with_reference(window: int) -> None:
+    torch.manual_seed(0)
+    leaves = [torch.randn(2, 33, heads, 16, requires_grad=True) for heads in (6, 2, 2)]
+    grad = torch.randn(2, 33, 6, 16)
+    actual = torch_ops.causal_attention(*leaves, None, window)
+    expected = reference.causal_attention(*leaves, None, window)
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(torch.autograd.grad(actual, leaves, grad), torch.autograd.grad(expected, leaves, grad))
+    whole = reference.causal_attention(*leaves, None)
+    assert torch.equal(expected, whole) == (window >= 33)
+
+
+def test_a_window_counts_the_token_itself() -> None:
+    """Keys q - window < k <= q, by hand; with dropout too, whose mask stays that of the whole matrix."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 6, 2, 3), torch.randn(1, 6, 1, 3), torch.randn(1, 6, 1, 3)
+    dropout = AttentionDropout(0.5, 11, 0, 2)
+    keep = attention_keep_mask(dropout, 1, 2, 6, "cpu")
+    without, dropped = (torch_ops.causal_attention(query, key, value, draw, 3) for draw in (None, dropout))
+    for row, head in [(0, 0), (1, 1), (2, 0), (3, 1), (5, 0)]:
+        keys = range(max(0, row - 2), row + 1)
+        scores = {k: math.exp(float(query[0, row, head] @ key[0, k, 0]) / 3**0.5) for k in keys}
+        chances = {k: score / sum(scores.values()) for k, score in scores.items()}
+        torch.testing.assert_close(without[0, row, head], sum(chances[k] * value[0, k, 0] for k in keys))
+        expected = sum(chances[k] * float(keep[0, head, row, k]) / 0.5 * value[0, k, 0] for k in keys)
+        torch.testing.assert_close(dropped[0, row, head], expected + torch.zeros(3))
+    torch.testing.assert_close(torch_ops.causal_attention(query, key, value, None, 1), value.expand(1, 6, 2, 3))
+
+
 def test_dropout_path_is_the_reference() -> None:
     query = torch.randn(1, 9, 4, 8)
     dropout = AttentionDropout(0.5, 11, 0, 4)

@@ -14,6 +14,7 @@ from tiny import tiny_config
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPTBigCodeConfig, GPTBigCodeForCausalLM
 
 from megacode.checkpoint.errors import CheckpointError
+from megacode.checkpoint.huggingface import bigcode
 from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
 from megacode.data.tokenizer import Tokenizer
@@ -83,10 +84,25 @@ def test_an_export_that_computes_something_else_is_refused(
     def trap(*arguments: object) -> dict[str, object]:
         return {**hub_config(*arguments), "activation_function": "relu"}
 
-    monkeypatch.setattr(exporting, "hub_config", trap)
+    monkeypatch.setattr(bigcode, "hub_config", trap)
     with pytest.raises(CheckpointError, match="a logit differs by"):
         exporting.export(trained / "run", tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_what_gpt_bigcode_has_not_is_refused() -> None:
+    for model, told in (({"window": 5}, "no sliding window"), ({"kv_heads": 2}, "1 or 4 key-value heads")):
+        with pytest.raises(CheckpointError, match=told):
+            dict(hub_tensors(tiny_config(model=model).model, lambda name: torch.zeros(1)))
+
+
+def test_a_head_of_its_own(tmp_path: Path) -> None:
+    make_data(tmp_path / "data")
+    config = disk_config(tmp_path / "data", tmp_path / "run", model={"vocab": 512, "tied": False}, train={"steps": 4})
+    run_ranks(1, train_rank, config)
+    assert exporting.export(tmp_path / "run", tmp_path / "model").largest_difference <= 1e-4
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert not torch.equal(model.lm_head.weight, model.transformer.wte.weight)
 
 
 def test_weights_in_several_files(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,12 +32,14 @@ _PER_LAYER = MappingProxyType(
 def hub_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of the Hugging Face model, one at a time; `read` gives a logical tensor by its megacode name.
 
-    Raises CheckpointError for grouped-query attention, which GPTBigCode has not.
+    Raises CheckpointError for grouped-query attention and for a sliding window, which GPTBigCode has not.
     """
     if model.kv_heads not in (1, model.heads):
         raise CheckpointError(
             f"GPTBigCode has 1 or {model.heads} key-value heads, this model {model.kv_heads}; it cannot be exported"
         )
+    if model.window is not None:
+        raise CheckpointError(f"GPTBigCode has no sliding window, this model one of {model.window}; cannot be exported")
     yield "transformer.wte.weight", read("embedding.tokens.weight")
     yield "transformer.wpe.weight", read("embedding.positions.weight")
     for layer in range(model.layers):
@@ -47,6 +49,8 @@ def hub_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Ten
                 yield f"transformer.h.{layer}.{hub}.{part}", read(f"layers.{layer}.{own}.{part}")
     for part in ("weight", "bias"):
         yield f"transformer.ln_f.{part}", read(f"final_norm.{part}")
+    if not model.tied:
+        yield "lm_head.weight", read("head.weight")
 
 
 def _fused_attention(model: ModelConfig, read: ReadTensor, layer: int, part: str) -> Tensor:
@@ -83,7 +87,7 @@ def hub_config(model: ModelConfig, end_of_text: int, dtype: str) -> dict[str, An
         "attn_pdrop": model.attention_dropout,
         "resid_pdrop": model.hidden_dropout,
         "embd_pdrop": model.embedding_dropout,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": model.tied,
         "use_cache": True,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,

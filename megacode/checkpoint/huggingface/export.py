@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import safetensors.torch
 import torch
@@ -18,10 +19,10 @@ from torch import Tensor
 
 from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import find_checkpoint
-from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
+from megacode.checkpoint.huggingface import bigcode, starcoder2
 from megacode.checkpoint.read import CheckpointReader, verify
 from megacode.checkpoint.stage import load_stage, saved_config
-from megacode.config.schema import RunConfig
+from megacode.config.schema import ModelConfig, RunConfig
 from megacode.data.tokenizer import Tokenizer
 from megacode.model.stage import DTYPES
 
@@ -42,6 +43,7 @@ class ExportReport:
 def export(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> ExportReport:
     """Write the Hugging Face folder `out`, complete or not at all; `tokenizer` defaults to the one of the run.
 
+    With learned positions it is a GPTBigCodeForCausalLM, with rotary ones a Starcoder2ForCausalLM.
     `checkpoint` is a checkpoint folder, or a run folder for its newest.
     The weights are in the precision that the run computed with. Where `transformers` is installed, a process of its
     own loads the folder and compares logits with the engine's. Raises CheckpointError if the checkpoint is damaged,
@@ -62,7 +64,7 @@ def export(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> Export
     aside.mkdir(parents=True)
     parameters = _write_weights(aside, reader, config)
     dtype = str(DTYPES[config.train.precision]).removeprefix("torch.")
-    _write_json(aside / "config.json", hub_config(config.model, words.end_of_text, dtype))
+    _write_json(aside / "config.json", _hub(config.model).hub_config(config.model, words.end_of_text, dtype))
     _write_json(
         aside / "generation_config.json", {"bos_token_id": words.end_of_text, "eos_token_id": words.end_of_text}
     )
@@ -74,10 +76,17 @@ def export(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> Export
     return ExportReport(out, parameters, difference)
 
 
+def _hub(model: ModelConfig) -> ModuleType:
+    """The names and configuration of the Hugging Face architecture that computes what `model` does."""
+    return starcoder2 if model.positions == "rotary" else bigcode
+
+
 def _write_weights(folder: Path, reader: CheckpointReader, config: RunConfig) -> int:
     """Write safetensors shards of at most SHARD_BYTES and their index; returns the number of parameters."""
     dtype = DTYPES[config.train.precision]
-    shards = list(_shards(hub_tensors(config.model, lambda name: reader.tensor("master", name).to(dtype)), folder))
+    model = config.model
+    tensors = _hub(model).hub_tensors(model, lambda name: reader.tensor("master", name).to(dtype))
+    shards = list(_shards(tensors, folder))
     names = {name: file for file, held in shards for name in held}
     total = sum(count for _, held in shards for count in held.values())
     if len(shards) == 1:

@@ -156,3 +156,11 @@ def test_refuses_mixed_dtypes_and_foreign_heads() -> None:
         flash_attention.causal_attention(query, query.half(), query.half(), None)
     with pytest.raises(ValueError, match="heads 8 to 13"):
         flash_attention.causal_attention(query, query, query, replace(DROPOUT, first_head=8))
+
+
+def test_refuses_a_window_that_hides_something() -> None:
+    query = torch.randn(1, 4, 2, 16)
+    with pytest.raises(ValueError, match="no sliding window yet"):
+        flash_attention.causal_attention(query, query, query, None, 3)
+    whole = flash_attention.causal_attention(query, query, query, None)
+    assert torch.equal(flash_attention.causal_attention(query, query, query, None, 4), whole)
