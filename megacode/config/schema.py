@@ -34,9 +34,7 @@ class ModelConfig(Section):
     kv_heads: PositiveInt = Field(default=1, description="key-value heads; 1 is multi-query attention")
     ffn: PositiveInt = Field(description="width inside the MLP; 4 x hidden unless given")
     vocab: PositiveInt = Field(default=49152, description="rows of the embedding, tokens")
-    positions: Literal["learned", "rotary"] = Field(
-        default="learned", description="StarCoder's, or those of StarCoder2"
-    )
+    positions: Literal["learned", "rotary"] = Field(default="learned", description="StarCoder's or StarCoder2's")
     context: PositiveInt = Field(
         default=8192, description="learned positions, tokens; with rotary ones only what an export names"
     )

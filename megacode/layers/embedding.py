@@ -10,7 +10,6 @@ from megacode.config.schema import ModelConfig
 from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
 from megacode.parallel.collectives import reduce_scatter_sequence
 
-
 TOKENS = "embedding.tokens.weight"
 
 

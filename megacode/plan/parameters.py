@@ -42,8 +42,9 @@ def count_parameters(model: ModelConfig) -> ParameterCount:
 def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> ParameterCount:
     """The parameters that every tensor-parallel rank of pipeline stage `stage` holds; they all hold equally many.
 
-    Cut over tp: the rows of embedding and head, query heads, the MLP's width, and KV heads where tp divides them; otherwise every
-    rank holds all KV heads. Copied: positions, norms, and the biases that are added after a sum over tp.
+    Cut over tp: the rows of embedding and head, query heads, the MLP's width, and KV heads where tp divides them;
+    otherwise every rank holds all KV heads. Copied: learned positions, norms, and the biases that are added after a
+    sum over tp.
     Raises ValueError for a stage outside 0 .. pp - 1 or sizes that tp does not divide.
     """
     if not 0 <= stage < parallel.pp:

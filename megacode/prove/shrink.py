@@ -20,6 +20,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
 
     Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
+    Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
     window's share of the sequence, proportions of the MLP, uneven stages, dropout, norm epsilon, order, schedule,
     recomputation, and more micro-batches than stages where there were.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from tiny import tiny_config
@@ -23,10 +25,14 @@ def unconnected(topology: Topology, rank: int) -> Groups:
     return Groups(topology, rank, group("tp", "pp", "dp"), group("tp"), group("dp"), Group((rank,), 0, None))
 
 
-@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+MODELS = [{"kv_heads": kv_heads} for kv_heads in (1, 2, 4)]
+MODELS += [{"positions": "rotary", "kv_heads": 2, "tied": tied} for tied in (True, False)]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=str)
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (1, 2), (2, 1), (4, 2)])
-def test_counts_match_the_layers(tp: int, pp: int, kv_heads: int) -> None:
-    config = tiny_config(model={"kv_heads": kv_heads, "layers": 3}, parallel={"tp": tp, "pp": pp})
+def test_counts_match_the_layers(tp: int, pp: int, model: dict[str, Any]) -> None:
+    config = tiny_config(model={**model, "layers": 3}, parallel={"tp": tp, "pp": pp})
     topology, logical = Topology(tp, pp, 1), dict[str, int]()
     for rank in range(topology.world_size):
         groups = unconnected(topology, rank)

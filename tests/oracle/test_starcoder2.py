@@ -17,6 +17,7 @@ from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface import starcoder2
 from megacode.checkpoint.huggingface.starcoder2 import hub_config, hub_tensors
 from megacode.config.schema import ModelConfig
+from megacode.layers.rotary import rotate
 from megacode.layout.schedules import make_schedule
 from megacode.pipeline.runner import Work
 from megacode.prove.outcome import assemble_synthetic
@@ -56,6 +57,18 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
         # A softmax does not feel a bias of all keys, but with rotary positions it does, so there is no gradient of 0.
         error = (gradient - theirs[name].grad).abs().max() / largest
         assert error < 1e-5, f"gradient of {name}: relative error {error:.2e}"
+
+
+def test_bf16_heads_turn_by_fp32_angles() -> None:
+    """At the end of a long context bf16 would round positions to multiples of 64, whole turns of the first elements."""
+    x = torch.randn(1, 16384, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    positions = torch.arange(16384)
+    turned = rotate(x, positions, 1e5)
+    assert turned.dtype == torch.bfloat16
+    angle = positions.double()[:, None] * 1e5 ** (-torch.arange(4) / 4).double()
+    circle = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)
+    expected = torch.complex(x[..., :4].double(), x[..., 4:].double()) * circle
+    torch.testing.assert_close(turned.double(), torch.cat([expected.real, expected.imag], -1), rtol=8e-3, atol=8e-3)
 
 
 def test_the_released_configurations() -> None:

@@ -45,6 +45,40 @@ def test_sound_layouts_compute_the_same_model(layout: str, overrides: tuple[str,
     assert verdict.findings == (), render([verdict])
 
 
+def starcoder2(*overrides: str) -> RunConfig:
+    """The 3B configuration with a window of a quarter of the sequence."""
+    overrides = ("model.window=1024", "kernels.implementation=torch", *overrides)
+    return load_config(PROJECT / "examples" / "starcoder2_3b.toml", overrides)
+
+
+@pytest.mark.parametrize(
+    ("layout", "overrides"),
+    [
+        ("4x1x1", ()),
+        ("1x2x1", ("model.tied=false",)),
+        ("1x2x2", ("model.hidden_dropout=0.1",)),
+        ("2x3x2", ("model.tied=false", "model.attention_dropout=0.1", "model.window=4096")),
+    ],
+)
+def test_sound_layouts_of_starcoder2(layout: str, overrides: tuple[str, ...]) -> None:
+    """Two key-value heads under TP 4; a head of its own where the pipeline is cut; a window and none; dropout."""
+    verdict = verify(starcoder2(*overrides), Layout.parse(layout))
+    assert verdict.findings == (), render([verdict])
+
+
+@pytest.mark.parametrize(
+    ("plant", "layout", "named"),
+    [
+        (faults.shifted_window, "2x1x1", "gradient of layers.0.attention.query.weight (ranks 0, 1)"),
+        (faults.missing_key_value_sum, "4x1x1", "gradient of layers.0.attention.key_value.weight (ranks 0)"),
+        (faults.head_taken_for_tied, "1x2x1", "gradient of head.weight (ranks 1)"),
+    ],
+)
+def test_a_fault_planted_in_starcoder2_is_named(plant: Callable[[], None], layout: str, named: str) -> None:
+    said = render([verify(starcoder2("model.tied=false"), Layout.parse(layout), faults.faulty(plant))])
+    assert "DIFFERS" in said and named in said, said
+
+
 @pytest.mark.parametrize(
     ("plant", "layout", "named"),
     [
@@ -75,6 +109,15 @@ def test_the_toy_twin_keeps_the_structure() -> None:
     assert (toy.model.heads, toy.model.kv_heads) == (8, 2) and toy.model.layers > 3
     assert toy.model.ffn == 4 * toy.model.hidden and toy.model.hidden_dropout == 0.1
     assert toy.micro_batches == 5 and default_layout(starcoder()) == Layout(4, 4, 2)
+
+
+def test_the_toy_twin_keeps_what_starcoder2_adds() -> None:
+    toy = shrink(starcoder2("model.rope_theta=1e4", "model.tied=false"), 4, 2, 1)
+    assert (toy.model.positions, toy.model.rope_theta, toy.model.tied) == ("rotary", 1e4, False)
+    assert (toy.model.kv_heads, toy.model.window, toy.data.sequence) == (2, 16, 64)
+    assert shrink(starcoder2("model.window=4096"), 1, 1, 1).model.window >= 16
+    assert shrink(starcoder2("model.window=1"), 1, 1, 1).model.window == 2
+    assert shrink(starcoder("model.hidden=6144"), 1, 1, 1).model.window is None
 
 
 @pytest.mark.parametrize("text", ["2x2", "axbxc", "2x0x1", ""])

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from megacode.config.schema import RunConfig
+from megacode.kernels import torch_ops
 from megacode.layers.spec import ParamSpec
 from megacode.optim import adamw
 from megacode.optim.adamw import Held, ShardedAdamW
@@ -92,6 +93,26 @@ def wrong_scale_with_replicas() -> None:
     """The loss is divided by this replica's tokens instead of all replicas'."""
     whole = step.total_weight
     step.total_weight = lambda run, weights: whole(run, weights) / run.groups.topology.dp
+
+
+def shifted_window() -> None:
+    """The sliding window has one key too many: the token itself is not counted."""
+    honest = torch_ops.causal_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, dropout: Any, window: int) -> Tensor:
+        return honest(query, key, value, dropout, window + 1)
+
+    torch_ops.causal_attention = attention
+
+
+def head_taken_for_tied() -> None:
+    """A head of its own is summed with the embedding and overwritten by it all the same."""
+    from megacode.layers import embedding
+    from megacode.model import ends
+
+    tokens, head = embedding.token_embedding_spec, ends.head_spec
+    embedding.token_embedding_spec = lambda model: dataclasses.replace(tokens(model), is_shared=True)
+    ends.head_spec = lambda model: dataclasses.replace(head(model), is_shared=True)
 
 
 def dropout_by_rank() -> None:

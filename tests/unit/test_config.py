@@ -110,10 +110,39 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
         ({"optim__lr": float("inf")}, "optim.lr"),
         ({"optim__lr": "3e-4"}, "optim.lr"),
         ({"data__fim": {"rate": 2.0}}, "data.fim.rate"),
+        ({"model__positions": "alibi"}, "model.positions"),
+        ({"model__rope_theta": 1e4}, "model.rope_theta"),
+        ({"model__positions": "rotary", "model__heads": 2048}, "model.heads"),
+        ({"model__window": 0}, "model.window"),
+        ({"model__window": 4096}, "model.window"),
+        ({"model__window": 4096, "launch": {"device": "cpu"}, "kernels": {"implementation": "triton"}}, "model.window"),
     ],
 )
 def test_each_rule_finds_its_mistake_and_only_that(changes: dict[str, Any], field: str) -> None:
     assert set(_problems(**changes)) == {field}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model__positions": "rotary", "data__sequence": 16384},
+        {"model__positions": "rotary", "model__rope_theta": 1e4, "model__tied": False},
+        {"model__window": 4096, "kernels": {"implementation": "torch"}},
+        {"model__window": 4096, "launch": {"device": "cpu"}},
+        {"model__window": 8192},
+        {"model__window": 100_000},
+    ],
+)
+def test_starcoder2s_options_where_they_can_run(changes: dict[str, Any]) -> None:
+    """Rotary positions have no end; a window that hides nothing asks nothing of the kernels."""
+    config = parse_config(_with(**changes), "run.toml")
+    assert parse_config(config.model_dump(), "a checkpoint's") == config
+
+
+def test_a_saved_starcoder_configuration_is_accepted_again() -> None:
+    """It writes every field, those without effect too."""
+    config = parse_config(_with(), "run.toml")
+    assert parse_config(config.model_dump(), "a checkpoint's") == config
 
 
 @pytest.mark.parametrize("hidden", [None, "6144", 6144.0, True, 0])

@@ -14,6 +14,7 @@ FILES = sorted(EXAMPLES.glob("*.toml"))
 COUNTED = {  # ranks, parameters, micro-batches, tokens in all
     "tiny_cpu.toml": (8, 3_878_912, 16, 1_228_800),
     "starcoder_15b.toml": (512, 15_517_456_384, 16, 1_048_576_000_000),
+    "starcoder2_3b.toml": (160, 3_030_371_328, 4, 3_145_728_000_000),
     "starcoder_python.toml": (512, 15_517_456_384, 16, 35_651_584_000),
 }
 
@@ -49,6 +50,15 @@ def test_the_fine_tune_changes_the_learning_rate_and_not_the_model() -> None:
     assert _rate(python) == (5e-5, 5e-6, 1000, 8500, 8500)
     assert python.checkpoint.init_from and not base.checkpoint.init_from
     assert python.checkpoint.folder != base.checkpoint.folder
+
+
+def test_starcoder2_is_the_base_stage() -> None:
+    config = load_config(EXAMPLES / "starcoder2_3b.toml")
+    model = config.model
+    assert (model.positions, model.rope_theta, model.window, model.tied) == ("rotary", 1e5, None, True)
+    assert (model.init_std, model.kv_heads, config.data.sequence) == (0.018042, 2, 4096)
+    assert (model.attention_dropout, model.hidden_dropout, model.embedding_dropout) == (0.0, 0.0, 0.0)
+    assert _rate(config) == (3e-4, 3e-5, 1000, 1_200_000, 1_200_000)
 
 
 def _rate(config: RunConfig) -> tuple[float, float, int, int | None, int]:

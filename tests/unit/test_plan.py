@@ -47,6 +47,35 @@ def test_the_starcoder_family_to_the_last_parameter(layers: int, hidden: int, he
     assert count_parameters(ModelConfig(layers=layers, hidden=hidden, heads=heads)).total == parameters
 
 
+STARCODER2 = {  # layers, hidden, heads, KV heads, tied; parameters
+    "3B": (30, 3072, 24, 2, True, 3_030_371_328),
+    "7B": (32, 4608, 36, 4, True, 7_173_923_840),
+    "15B": (40, 6144, 48, 4, False, 15_957_889_024),
+}
+
+
+def _starcoder2(size: str) -> ModelConfig:
+    layers, hidden, heads, kv_heads, tied, _ = STARCODER2[size]
+    return ModelConfig(layers=layers, hidden=hidden, heads=heads, kv_heads=kv_heads, tied=tied, positions="rotary")
+
+
+@pytest.mark.parametrize("size", STARCODER2)
+def test_the_starcoder2_family_to_the_last_parameter(size: str) -> None:
+    count = count_parameters(_starcoder2(size))
+    assert count.total == STARCODER2[size][-1]
+    assert (count.position_embedding, count.head_copy) == (0, 0)
+
+
+def test_a_head_of_its_own_is_no_copy() -> None:
+    """Both ends hold a [v, h] matrix either way; only what it is called, and whether the model counts it, differs."""
+    untied, parallel = _starcoder2("15B"), ParallelConfig(tp=4, pp=4)
+    tied, matrix = untied.model_copy(update={"tied": True}), 49152 * 6144
+    ends = [count_on_rank(model, parallel, 3) for model in (untied, tied)]
+    assert [(end.head, end.head_copy) for end in ends] == [(matrix // 4, 0), (0, matrix // 4)]
+    assert count_on_rank(untied, parallel, 0) == count_on_rank(tied, parallel, 0)
+    assert count_parameters(untied).total - count_parameters(tied).total == matrix
+
+
 def test_the_parts_of_gpt2_with_full_attention_heads() -> None:
     """GPT-2 small has the same blocks with as many KV heads as heads, 124,439,808 parameters (Radford et al. 2019)."""
     count = count_parameters(ModelConfig(layers=12, hidden=768, heads=12, kv_heads=12, vocab=50257, context=1024))
@@ -91,6 +120,18 @@ def test_what_cannot_be_cut_is_refused() -> None:
 )
 def test_starcoders_flops_by_convention(starcoder: RunConfig, attention: Attention, gflop: float) -> None:
     assert flops_per_token(starcoder.model, 8192, attention) / 1e9 == pytest.approx(gflop, abs=0.005)
+
+
+def test_flops_under_a_window_by_counting_keys() -> None:
+    model = _starcoder2("3B")
+    sequence, window = 16384, 4096
+    whole = flops_per_token(model, sequence)
+    keys = sum(min(query + 0.5, window) for query in range(sequence)) / sequence  # half of its own, as s / 2 counts
+    assert whole - flops_per_token(model.model_copy(update={"window": window}), sequence) == pytest.approx(
+        12 * 30 * 3072 * (sequence / 2 - keys), rel=1e-3
+    )
+    for hides_nothing in (sequence, 10 * sequence):
+        assert flops_per_token(model.model_copy(update={"window": hides_nothing}), sequence) == whole
 
 
 def test_gpt3_reaches_megatrons_published_step() -> None:
