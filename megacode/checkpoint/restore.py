@@ -8,7 +8,7 @@ from typing import Any
 from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.manifest import KINDS
 from megacode.checkpoint.read import CheckpointReader
-from megacode.config.schema import RunConfig
+from megacode.config.schema import ModelConfig, RunConfig
 from megacode.optim.adamw import ShardedAdamW
 from megacode.parallel.groups import Groups
 
@@ -26,7 +26,9 @@ _SAME_ON_RESUME = (
 
 def check_resumable(reader: CheckpointReader, config: RunConfig, tokenizer: str) -> None:
     """Raise CheckpointError that lists every setting in which the checkpoint's run differs from `config`."""
-    saved, now = reader.manifest.state.config, config.model_dump(mode="json")
+    saved, now = dict(reader.manifest.state.config), config.model_dump(mode="json")
+    # A key that the checkpoint's version had not yet is what its default says.
+    saved["model"] = ModelConfig.model_validate(saved["model"]).model_dump(mode="json")
     differences = [
         f"{field} was {was!r}, is {value!r}"
         for name in _SAME_ON_RESUME

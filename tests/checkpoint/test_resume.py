@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from disk_run import disk_config, losses, rows, train_rank
 
+from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import committed
+from megacode.checkpoint.read import CheckpointReader
+from megacode.checkpoint.restore import check_resumable
 from megacode.prove.ranks import RankFailure, run_ranks, started_ranks
 
 LAYOUT = {"tp": 2, "pp": 2}
@@ -60,6 +63,28 @@ def test_another_layout_goes_on_from_the_checkpoint(
     config = disk_config(data, folder, parallel=layout)
     run_ranks(config.parallel.world_size, train_rank, config)
     np.testing.assert_allclose(losses(folder), losses(undisturbed), rtol=1e-5)
+
+
+def test_a_head_of_its_own_goes_on_in_another_layout(data: Path, tmp_path: Path) -> None:
+    """StarCoder2's decoder: what one process wrote, two stages read, and the other way round."""
+    model = {"positions": "rotary", "kv_heads": 2, "tied": False, "window": 9}
+    expected = disk_config(data, tmp_path / "expected", model=model, train={"validate_every": 0})
+    run_ranks(1, train_rank, expected)
+    for steps, parallel in ((6, {"pp": 2}), (11, {}), (16, {"pp": 2, "tp": 2})):
+        stop = {"steps": steps, "validate_every": 0}
+        config = disk_config(data, tmp_path / "run", model=model, parallel=parallel, train=stop, optim={"lr_decay": 16})
+        run_ranks(config.parallel.world_size, train_rank, config)
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "expected"), rtol=1e-5)
+
+
+def test_a_checkpoint_from_before_a_key_goes_on_with_its_default(undisturbed: Path, data: Path) -> None:
+    reader = CheckpointReader(committed(undisturbed)[-1])
+    state = reader.manifest.state
+    for key in ("positions", "rope_theta", "window", "tied"):
+        del state.config["model"][key]
+    check_resumable(reader, disk_config(data, undisturbed), state.tokenizer)
+    with pytest.raises(CheckpointError, match=r"model\.tied was True, is False"):
+        check_resumable(reader, disk_config(data, undisturbed, model={"tied": False}), state.tokenizer)
 
 
 def test_a_damaged_checkpoint_is_passed_over(data: Path, undisturbed: Path, tmp_path: Path) -> None:
