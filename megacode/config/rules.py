@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from megacode.config.problem import Problem
-from megacode.config.schema import ModelConfig, RunConfig
+from megacode.config.schema import ModelConfig, OptimConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,10 @@ def _learning_rate(config: RunConfig) -> Iterator[Problem]:
         rule = f"must be below the {decay} steps of the decay"
         yield Problem("optim.lr_warmup", str(optim.lr_warmup), rule, "lower it, or raise optim.lr_decay")
     if optim.lr_schedule == "constant":
-        for field in sorted({"lr_min", "lr_decay"} & optim.model_fields_set):
+        # By value, not by what was written: the configuration that a checkpoint keeps writes every field.
+        for field in ("lr_decay", "lr_min"):
+            if getattr(optim, field) == OptimConfig.model_fields[field].default:
+                continue
             rule = "has no effect with lr_schedule constant"
             yield Problem(f"optim.{field}", str(getattr(optim, field)), rule, "remove it")
 

@@ -221,3 +221,12 @@ def test_configurations_are_frozen() -> None:
 def test_no_torch_is_imported(room: str) -> None:
     code = f"import sys, megacode.{room}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+@pytest.mark.parametrize("overrides", [("optim.lr_schedule=constant",), ("train.recompute=full", "model.kv_heads=2")])
+def test_what_a_checkpoint_keeps_is_accepted_again(overrides: tuple[str, ...]) -> None:
+    """A dump writes every field; none of them may count as an option without effect."""
+    run = Path(__file__).parents[2] / "examples" / "tiny_cpu.toml"
+    lr_min = ("optim.lr_min=0.0",) if "constant" in overrides[0] else ()
+    config = load_config(run, [*overrides, *lr_min])
+    assert parse_config(config.model_dump(mode="json"), "dump") == config
