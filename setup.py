@@ -7,7 +7,6 @@ EXTRAS = {
     "mpi": ["mpi4py>=4", "mpich>=5"],
     "data": ["rensa>=0.5", "pyarrow>=20", "zstandard>=0.23"],
     "hf": ["transformers>=4.57"],
-    "track": ["tensorboard>=2.18"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.12", "mypy>=1.15", "triton>=3.6,<3.10"],
 }
 
