@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.read import CheckpointReader
 from megacode.config.load import parse_config
 from megacode.config.schema import RunConfig
+from megacode.data.tokenizer import Tokenizer
 from megacode.kernels.dispatch import choose
 from megacode.model.stage import DTYPES, Stage
 from megacode.parallel.groups import single_rank
@@ -17,6 +20,20 @@ from megacode.parallel.groups import single_rank
 def saved_config(reader: CheckpointReader) -> RunConfig:
     """The configuration of the run that wrote the checkpoint. Raises ConfigError if this version refuses it."""
     return parse_config(dict(reader.manifest.state.config), str(reader.folder))
+
+
+def saved_tokenizer(reader: CheckpointReader, given: Path | None) -> Tokenizer:
+    """The tokenizer that the run was trained with, from the folder `given`, else from where the run had it.
+
+    Raises CheckpointError if the one found there is another.
+    """
+    folder = given or Path(saved_config(reader).data.tokenizer)
+    tokenizer = Tokenizer.load(folder)
+    if tokenizer.fingerprint != reader.manifest.state.tokenizer:
+        raise CheckpointError(
+            f"{reader.folder}: was trained with another tokenizer than {folder}; name its folder by --tokenizer"
+        )
+    return tokenizer
 
 
 def load_stage(reader: CheckpointReader, precision: str) -> Stage:

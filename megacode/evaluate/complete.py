@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 
-from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.read import CheckpointReader
-from megacode.checkpoint.stage import load_stage, saved_config
+from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.data.tokenizer import Tokenizer
 from megacode.model.stage import Stage
 
@@ -43,9 +42,7 @@ class Completer:
         checkpoint = find_checkpoint(checkpoint)
         reader = CheckpointReader(checkpoint)
         config = saved_config(reader)
-        words = Tokenizer.load(tokenizer or Path(config.data.tokenizer))
-        if words.fingerprint != reader.manifest.state.tokenizer:
-            raise CheckpointError(f"{checkpoint}: was trained with another tokenizer; name its folder by --tokenizer")
+        words = saved_tokenizer(reader, tokenizer)
         return cls(load_stage(reader, "fp32"), words, config.data.sequence)
 
     def complete(self, prefix: str, suffix: str | None, sampling: Sampling) -> str:

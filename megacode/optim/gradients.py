@@ -32,16 +32,18 @@ class GradientBuffer:
             segment.spec.name: self.flat[segment.start : segment.stop].view(segment.shape)
             for segment in layout.segments
         }
+        self._apart: list[Tensor] = []
         for spec, parameter in parameters:
             if spec.name not in by_name:
                 by_name[spec.name] = torch.zeros_like(parameter, dtype=torch.float32)
+                self._apart.append(by_name[spec.name])
             _accumulate_into(by_name[spec.name], parameter)
         self.by_name: Mapping[str, Tensor] = by_name
 
     def zero(self) -> None:
         """Forget everything accumulated."""
         self.flat.zero_()
-        for gradient in self.by_name.values():
+        for gradient in self._apart:
             gradient.zero_()
 
 

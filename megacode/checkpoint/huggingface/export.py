@@ -21,9 +21,8 @@ from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.huggingface import bigcode, starcoder2
 from megacode.checkpoint.read import CheckpointReader, verify
-from megacode.checkpoint.stage import load_stage, saved_config
+from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.config.schema import ModelConfig, RunConfig
-from megacode.data.tokenizer import Tokenizer
 from megacode.model.stage import DTYPES
 
 SHARD_BYTES = 4 << 30
@@ -53,11 +52,7 @@ def export(checkpoint: Path, out: Path, tokenizer: Path | None = None) -> Export
     reader = CheckpointReader(checkpoint)
     verify(checkpoint, reader.manifest)
     config = saved_config(reader)
-    words = Tokenizer.load(tokenizer or Path(config.data.tokenizer))
-    if words.fingerprint != reader.manifest.state.tokenizer:
-        raise CheckpointError(
-            f"{checkpoint}: was trained with another tokenizer than {tokenizer or config.data.tokenizer}"
-        )
+    words = saved_tokenizer(reader, tokenizer)
     aside = out.with_name(f".{out.name}.partial")
     if aside.exists():
         shutil.rmtree(aside)
