@@ -107,18 +107,27 @@ def keep_mask(seed: int, index: Tensor, probability: float) -> Tensor:
 
 
 def attention_keep_mask(
-    dropout: AttentionDropout, batch: int, heads: int, length: int, device: torch.device | str
+    dropout: AttentionDropout,
+    batch: int,
+    heads: int,
+    length: int,
+    device: torch.device | str,
+    rows: range | None = None,
+    keys: range | None = None,
 ) -> Tensor:
-    """Return the mask of attention probabilities for `heads` local heads: bool [batch, heads, length, length].
+    """Return the mask of attention probabilities for `heads` local heads: bool [batch, heads, rows, keys].
 
+    `rows` and `keys`: the queries and keys wanted, of the `length` there are; all unless given.
     Raises ValueError where the local heads reach beyond dropout.num_heads.
     """
     check_heads(dropout, heads)
     batches = torch.arange(batch, device=device).view(-1, 1, 1, 1)
     global_heads = torch.arange(heads, device=device).view(-1, 1, 1) + dropout.first_head
-    positions = torch.arange(length, device=device)
-    row = (batches * dropout.num_heads + global_heads) * length + positions.view(-1, 1)
-    return keep_mask(dropout.seed, row * length + positions, dropout.probability)
+    queries, columns = (
+        torch.arange(some.start, some.stop, device=device) for some in (rows or range(length), keys or range(length))
+    )
+    row = (batches * dropout.num_heads + global_heads) * length + queries.view(-1, 1)
+    return keep_mask(dropout.seed, row * length + columns, dropout.probability)
 
 
 def check_heads(dropout: AttentionDropout, heads: int) -> None:

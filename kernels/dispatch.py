@@ -46,8 +46,9 @@ def choose(requested: str, device_type: str) -> Implementations:
         raise KernelUnavailable(f"kernels = {requested!r} is unknown; choose one of {', '.join(REQUESTS)}")
     if requested == "triton" or (requested == "auto" and device_type == "cuda"):
         return _triton(requested, device_type)
+    attention = "scaled_dot_product_attention" if device_type == "cuda" else "in blocks"
     return Implementations(
-        name_by_op=MappingProxyType({"attention": "torch (scaled_dot_product_attention)", "layer_norm": "torch"}),
+        name_by_op=MappingProxyType({"attention": f"torch ({attention})", "layer_norm": "torch"}),
         layer_norm=torch_ops.layer_norm,
         causal_attention=torch_ops.causal_attention,
     )

@@ -1,4 +1,4 @@
-"""The operations on torch's own kernels: what runs on CPU, and anywhere Triton is not wanted.
+"""The operations on torch's own kernels: what runs on CPUs, and anywhere Triton is not wanted.
 
 Shapes and meaning are those of `reference.py`.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional
 
-from megacode.kernels import reference
+from megacode.kernels import blocked_attention
 from megacode.kernels.counter_random import AttentionDropout
 
 
@@ -20,22 +20,19 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 def causal_attention(
     query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None = None
 ) -> Tensor:
-    """`reference.causal_attention` by scaled_dot_product_attention: query [b, s, n, d], key and value [b, s, k, d].
+    """`reference.causal_attention`: query [b, s, n, d], key and value [b, s, k, d].
 
-    Limits: with dropout it takes the reference path, O(s^2) memory, because torch's fused kernels draw their mask from
-    a stateful generator that no other layout could repeat. A window shorter than s is a mask [s, s], made anew at each
-    call, and saves no work.
+    On CUDA without dropout or window by scaled_dot_product_attention; everything else by `blocked_attention`, since
+    torch's fused kernels draw dropout from a stateful generator that no other layout could repeat.
     """
-    if dropout is not None and dropout.probability > 0.0:
-        return reference.causal_attention(query, key, value, dropout, window)
-    length = query.shape[1]
-    is_windowed = window is not None and window < length
+    is_plain = (dropout is None or dropout.probability == 0.0) and (window is None or window >= query.shape[1])
+    if not (query.is_cuda and is_plain):
+        return blocked_attention.causal_attention(query, key, value, dropout, window)
     attended = functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
-        attn_mask=reference.seen_keys(length, window, query.device) if is_windowed else None,
-        is_causal=not is_windowed,
+        is_causal=True,
         enable_gqa=query.shape[2] != key.shape[2],
     )
     return attended.transpose(1, 2)
