@@ -8,63 +8,49 @@ of them is then partial, and `Copied` says so.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from megacode.config.schema import ModelConfig
 from megacode.kernels.counter_random import AttentionDropout
 from megacode.layers.dropout import Draw
-from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear
+from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear, column_parallel
 from megacode.layers.rotary import rotate
-from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
-from megacode.parallel.collectives import gather_sequence
+from megacode.layers.spec import Copied, LayerContext, Split
 
 
-class KeyValueLinear(ShardedModule):
-    """[b, s, h] -> keys and values [b, s, k, d] that this rank's query heads read."""
-
-    def __init__(self, context: LayerContext, name: str, model: ModelConfig, std: float) -> None:
-        super().__init__(context)
-        self.head_width = model.head_width
-        tp, width = context.tp, model.kv_heads * model.head_width
-        is_cut = model.kv_heads % tp.size == 0
-        placement = Split(1) if is_cut else Copied()
-        weight = ParamSpec(f"{name}.weight", (2, width, model.hidden), placement, std=std, decay=True)
-        self.weight = self.new_parameter("weight", weight)
-        self.bias = self.new_parameter("bias", ParamSpec(f"{name}.bias", (2, width), placement))
-        # With copied heads a rank's query heads all read one of them, since then tp is a multiple of kv_heads.
-        first = tp.index * model.kv_heads // tp.size
-        self.used_heads = slice(None) if is_cut else slice(first, first + 1)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """[b, s, h] -> key, value, each [b, s, k/tp, d], or [b, s, 1, d] where heads are copied."""
-        both = functional.linear(x, self.weight.flatten(0, 1), self.bias.flatten())
-        both = both.unflatten(-1, (2, -1, self.head_width))
-        return both[:, :, 0, self.used_heads], both[:, :, 1, self.used_heads]
-
-
-class Attention(ShardedModule):
+class Attention(nn.Module):
     """[b, s/tp, h] -> [b, s/tp, h]. `site` numbers its dropout among those of the model."""
 
     def __init__(self, context: LayerContext, name: str, model: ModelConfig, out_std: float, site: int) -> None:
-        super().__init__(context)
-        self.model, self.site = model, site
-        self.local_heads = model.heads // context.tp.size
-        self.query = ColumnParallelLinear(context, f"{name}.query", model.hidden, model.hidden, model.init_std)
-        self.key_value = KeyValueLinear(context, f"{name}.key_value", model, model.init_std)
-        self.out = RowParallelLinear(context, f"{name}.out", model.hidden, model.hidden, out_std)
+        super().__init__()
+        self.context, self.model, self.site = context, model, site
+        tp, hidden, self.local_heads = context.tp, model.hidden, model.heads // context.tp.size
+        is_cut = model.kv_heads % tp.size == 0
+        pair = (2, model.kv_heads * model.head_width, hidden)
+        self.query = ColumnParallelLinear(context, f"{name}.query", (hidden, hidden), Split(0), model.init_std)
+        self.key_value = ColumnParallelLinear(
+            context, f"{name}.key_value", pair, Split(1) if is_cut else Copied(), model.init_std
+        )
+        self.out = RowParallelLinear(context, f"{name}.out", hidden, hidden, out_std)
+        # With copied heads a rank's query heads all read one of them, since then tp is a multiple of kv_heads.
+        self.read_head = None if is_cut else tp.index * model.kv_heads // tp.size
 
     def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
         """Attend over the whole sequence, positions counted from its start; `draw` is None in evaluation."""
-        x = gather_sequence(x, self.context.tp)
-        query = self.query(x).unflatten(-1, (self.local_heads, self.model.head_width))
-        key, value = self.key_value(x)
+        query, key_value = column_parallel(x, [self.query, self.key_value])
+        query = query.unflatten(-1, (self.local_heads, self.model.head_width))
+        key, value = (self._heads_read(part) for part in key_value.chunk(2, dim=-1))
         if self.model.positions == "rotary":
-            positions = torch.arange(x.shape[1], device=x.device)
+            positions = torch.arange(query.shape[1], device=x.device)
             query, key = (rotate(heads, positions, self.model.rope_theta) for heads in (query, key))
         dropout = self._dropout(draw)
         attended = self.context.kernels.causal_attention(query, key, value, dropout, self.model.window)
         return self.out(attended.flatten(2))
+
+    def _heads_read(self, part: Tensor) -> Tensor:
+        """Keys or values [b, s, k' d] -> those that this rank's query heads read, [b, s, k/tp, d] or [b, s, 1, d]."""
+        heads = part.unflatten(-1, (-1, self.model.head_width))
+        return heads if self.read_head is None else heads[:, :, self.read_head : self.read_head + 1]
 
     def _dropout(self, draw: Draw | None) -> AttentionDropout | None:
         if draw is None or self.model.attention_dropout == 0.0:

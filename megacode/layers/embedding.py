@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from megacode.config.schema import ModelConfig
 from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
-from megacode.parallel.collectives import reduce_scatter_sequence
+from megacode.layers.weight_gradients import WeightGradients, add_rows
+from megacode.parallel.collectives import reduce_scatter_with_grad
 
 TOKENS = "embedding.tokens.weight"
 
@@ -39,11 +43,11 @@ class VocabParallelEmbedding(ShardedModule):
         """int64 [b, s] -> [b, s/tp, h]."""
         tp = self.context.tp
         if tp.size == 1:
-            return functional.embedding(tokens, self.weight)
+            return look_up(tokens, self.weight, self.context.weight_gradients)
         local = tokens - self.first_token
         is_elsewhere = (local < 0) | (local >= self.weight.shape[0])
-        rows = functional.embedding(local.masked_fill(is_elsewhere, 0), self.weight)
-        return reduce_scatter_sequence(rows.masked_fill(is_elsewhere.unsqueeze(-1), 0.0), tp)
+        rows = look_up(local.masked_fill(is_elsewhere, 0), self.weight, self.context.weight_gradients)
+        return reduce_scatter_with_grad(rows.masked_fill(is_elsewhere.unsqueeze(-1), 0.0), tp)
 
 
 class PositionEmbedding(ShardedModule):
@@ -59,4 +63,24 @@ class PositionEmbedding(ShardedModule):
         """int64 [b, s] -> [b, s/tp, h]."""
         tp = self.context.tp
         local = torch.chunk(positions, tp.size, dim=1)[tp.index]
-        return functional.embedding(local, self.weight)
+        return look_up(local, self.weight, self.context.weight_gradients)
+
+
+def look_up(indices: Tensor, weight: nn.Parameter, weight_gradients: WeightGradients) -> Tensor:
+    """Rows of `weight` [count, h] by `indices` [b, s] -> [b, s, h]; its gradient touches those rows only."""
+    rows: Tensor = _LookUp.apply(indices, weight, weight_gradients)  # type: ignore[no-untyped-call]
+    return rows
+
+
+class _LookUp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, indices: Tensor, weight: nn.Parameter, weight_gradients: WeightGradients) -> Tensor:
+        ctx.save_for_backward(indices)
+        ctx.weight, ctx.weight_gradients = weight, weight_gradients
+        return functional.embedding(indices, weight)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
+        (indices,) = ctx.saved_tensors
+        ctx.weight_gradients.do(partial(add_rows, ctx.weight, indices, grad))
+        return None, None, None

@@ -2,29 +2,65 @@
 
 Column parallel: A^T = [A_1 .. A_t], each rank computes its columns of Y from the whole X.
 Row parallel: X = [X_1 .. X_t] and A^T stacked, Y = sum of X_i A_i; each rank gets its part of the sequence of Y.
+
+Between blocks a rank keeps its part of the sequence only (Korthikanti et al. 2022, section 4.2.2), so a column-parallel
+layer gathers X and, to keep no more than its part, gathers it again in backward. There, messages travel while products
+are computed: X comes in during the product for its gradient, which leaves during the product for the weights'.
 """
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.nn import functional
 
 from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule, Split
-from megacode.parallel.collectives import reduce_scatter_sequence
+from megacode.layers.weight_gradients import WeightGradients, add_product, add_row_sum
+from megacode.parallel.collectives import (
+    Arriving,
+    all_gather_sequence,
+    reduce_scatter_sequence,
+    start_all_gather_sequence,
+    start_reduce_scatter_sequence,
+)
+from megacode.parallel.groups import Group
 
 
 class ColumnParallelLinear(ShardedModule):
-    """[b, s, in] on every rank -> [b, s, out/tp]; the caller has gathered the sequence."""
+    """[b, s/tp, in] -> [b, s, out/tp] (or whole `out` where the placement says that every rank has a copy).
 
-    def __init__(self, context: LayerContext, name: str, width_in: int, width_out: int, std: float) -> None:
+    `shape` is the weight's, [..., in]; the leading dims are the outputs.
+    """
+
+    def __init__(
+        self,
+        context: LayerContext,
+        name: str,
+        shape: tuple[int, ...],
+        placement: Split | Copied,
+        std: float,
+    ) -> None:
         super().__init__(context)
-        weight = ParamSpec(f"{name}.weight", (width_out, width_in), Split(0), std=std, decay=True)
-        self.weight = self.new_parameter("weight", weight)
-        self.bias = self.new_parameter("bias", ParamSpec(f"{name}.bias", (width_out,), Split(0)))
+        self.weight = self.new_parameter("weight", ParamSpec(f"{name}.weight", shape, placement, std=std, decay=True))
+        self.bias = self.new_parameter("bias", ParamSpec(f"{name}.bias", shape[:-1], placement))
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, s, in] -> [b, s, out/tp]."""
-        return functional.linear(x, self.weight, self.bias)
+        """[b, s/tp, in] -> [b, s, out/tp]."""
+        return column_parallel(x, [self])[0]
+
+
+def column_parallel(x: Tensor, layers: Sequence[ColumnParallelLinear]) -> tuple[Tensor, ...]:
+    """What each of `layers` makes of the same `x` [b, s/tp, in], which is gathered once: each [b, s, its out/tp]."""
+    context = layers[0].context
+    parameters = [parameter for layer in layers for parameter in (layer.weight, layer.bias)]
+    outputs: tuple[Tensor, ...] = _ColumnParallel.apply(  # type: ignore[no-untyped-call]
+        x, context.tp, context.weight_gradients, *parameters
+    )
+    return outputs
 
 
 class RowParallelLinear(ShardedModule):
@@ -41,6 +77,85 @@ class RowParallelLinear(ShardedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, s, in/tp] -> [b, s/tp, out]."""
-        if self.context.tp.size == 1:
-            return functional.linear(x, self.weight, self.bias)
-        return reduce_scatter_sequence(functional.linear(x, self.weight), self.context.tp) + self.bias
+        context = self.context
+        y: Tensor = _RowParallel.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.bias, context.tp, context.weight_gradients
+        )
+        return y
+
+
+class _ColumnParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, tp: Group, weight_gradients: WeightGradients, *parameters: nn.Parameter
+    ) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x)
+        ctx.tp, ctx.weight_gradients, ctx.parameters = tp, weight_gradients, parameters
+        whole = all_gather_sequence(x, tp)
+        return tuple(
+            functional.linear(whole, weight.view(-1, whole.shape[-1]), bias.view(-1))
+            for weight, bias in _pairs(parameters)
+        )
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        pairs = _pairs(ctx.parameters)
+        # Held back, the second half gathers for itself, so that only this rank's part is kept until then.
+        gathering = None if ctx.weight_gradients.holds_back else start_all_gather_sequence(x, ctx.tp)
+        grad_whole: Tensor | None = None
+        for (weight, _), grad in zip(pairs, grads, strict=True):
+            matrix = weight.view(-1, x.shape[-1])
+            if grad_whole is None:
+                grad_whole = grad @ matrix
+            else:
+                grad_whole.view(-1, x.shape[-1]).addmm_(grad.flatten(0, 1), matrix)
+        assert grad_whole is not None, "there is at least one layer"
+        scattering = start_reduce_scatter_sequence(grad_whole, ctx.tp)
+        ctx.weight_gradients.do(partial(_add_columns, pairs, grads, x, ctx.tp, gathering))
+        return scattering.wait(), None, None, *(None for _ in ctx.parameters)
+
+
+class _RowParallel(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: nn.Parameter, bias: nn.Parameter, tp: Group, weight_gradients: WeightGradients
+    ) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.tp, ctx.weight_gradients, ctx.parameters = tp, weight_gradients, (weight, bias)
+        if tp.size == 1:
+            return functional.linear(x, weight, bias)
+        return reduce_scatter_sequence(x @ weight.mT, tp).add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x,) = ctx.saved_tensors
+        weight, bias = ctx.parameters
+        grad_whole = all_gather_sequence(grad, ctx.tp)
+        grad_x = grad_whole @ weight
+        ctx.weight_gradients.do(partial(_add_rows, weight, bias, grad_whole, grad, x))
+        return grad_x, None, None, None, None
+
+
+def _add_columns(
+    pairs: Sequence[tuple[nn.Parameter, nn.Parameter]],
+    grads: Sequence[Tensor],
+    x: Tensor,
+    tp: Group,
+    gathering: Arriving | None,
+) -> None:
+    whole = (gathering or start_all_gather_sequence(x, tp)).wait().flatten(0, 1)
+    for (weight, bias), grad in zip(pairs, grads, strict=True):
+        rows = grad.flatten(0, 1)
+        add_product(weight, rows, whole)
+        add_row_sum(bias, rows)
+
+
+def _add_rows(weight: nn.Parameter, bias: nn.Parameter, grad_whole: Tensor, grad: Tensor, x: Tensor) -> None:
+    add_product(weight, grad_whole.flatten(0, 1), x.flatten(0, 1))
+    add_row_sum(bias, grad.flatten(0, 1))
+
+
+def _pairs(parameters: Sequence[nn.Parameter]) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Weight and bias of each layer."""
+    return list(zip(parameters[::2], parameters[1::2], strict=True))

@@ -7,8 +7,7 @@ from torch.nn import functional
 
 from megacode.config.schema import ModelConfig
 from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear
-from megacode.layers.spec import LayerContext
-from megacode.parallel.collectives import gather_sequence
+from megacode.layers.spec import LayerContext, Split
 
 
 class MLP(nn.Module):
@@ -16,10 +15,9 @@ class MLP(nn.Module):
 
     def __init__(self, context: LayerContext, name: str, model: ModelConfig, out_std: float) -> None:
         super().__init__()
-        self.tp = context.tp
-        self.up = ColumnParallelLinear(context, f"{name}.up", model.hidden, model.ffn, model.init_std)
+        self.up = ColumnParallelLinear(context, f"{name}.up", (model.ffn, model.hidden), Split(0), model.init_std)
         self.down = RowParallelLinear(context, f"{name}.down", model.ffn, model.hidden, out_std)
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, s/tp, h] -> [b, s/tp, h]."""
-        return self.down(functional.gelu(self.up(gather_sequence(x, self.tp)), approximate="tanh"))
+        return self.down(functional.gelu(self.up(x), approximate="tanh"))

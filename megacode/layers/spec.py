@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from megacode.kernels.dispatch import Implementations
+from megacode.layers.weight_gradients import WeightGradients
 from megacode.parallel.groups import Group
 from megacode.parallel.initialize import normal
 
@@ -66,13 +67,15 @@ class ParamSpec:
 
 @dataclass(frozen=True)
 class LayerContext:
-    """What every layer is built with: its tensor-parallel group, weights' dtype and device, seed, and kernels."""
+    """What every layer is built with: tensor-parallel group, weights' dtype and device, seed, kernels, and where the
+    gradients of weights are left."""
 
     tp: Group
     dtype: torch.dtype
     device: torch.device
     seed: int
     kernels: Implementations
+    weight_gradients: WeightGradients
 
 
 class ShardedModule(nn.Module):

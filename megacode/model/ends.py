@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from megacode.config.schema import ModelConfig
 from megacode.layers.dropout import Draw, sequence_dropout
 from megacode.layers.embedding import PositionEmbedding, VocabParallelEmbedding, head_spec
-from megacode.layers.loss import vocab_parallel_cross_entropy
+from megacode.layers.loss import cross_entropy, cross_entropy_and_gradients
 from megacode.layers.norm import LayerNorm
 from megacode.layers.spec import LayerContext, ShardedModule
-from megacode.parallel.collectives import gather_sequence
+from megacode.parallel.collectives import all_gather_sequence, reduce_scatter_sequence
 
 
 class Embedding(nn.Module):
@@ -47,9 +47,25 @@ class Head(ShardedModule):
             self.weight = tied
 
     def logits(self, x: Tensor) -> Tensor:
-        """[b, s/tp, h] -> this rank's [b, s, v/tp]."""
-        return functional.linear(gather_sequence(self.norm(x), self.context.tp), self.weight)
+        """[b, s/tp, h] -> this rank's [b, s, v/tp]; no gradient."""
+        return all_gather_sequence(self.norm(x), self.context.tp) @ self.weight.mT
 
-    def forward(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    def loss(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of token losses in nats, fp32 scalar, from [b, s/tp, h] and targets, weights [b, s]."""
-        return (vocab_parallel_cross_entropy(self.logits(x), targets, self.context.tp) * weights).sum()
+        rows = all_gather_sequence(self.norm(x), self.context.tp).flatten(0, 1)
+        return cross_entropy(rows, self.weight, targets.flatten(), weights.flatten(), self.context.tp)
+
+    @torch.no_grad()
+    def loss_and_gradient(
+        self, normed: Tensor, targets: Tensor, weights: Tensor, scale: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss from what `norm` made, [b, s/tp, h], and the gradient of `scale` times it for that.
+
+        The gradient of the matrix is added to the matrix's.
+        """
+        tp = self.context.tp
+        whole = all_gather_sequence(normed, tp)
+        loss, gradient = cross_entropy_and_gradients(
+            whole.flatten(0, 1), self.weight, targets.flatten(), weights.flatten(), scale, tp
+        )
+        return loss, reduce_scatter_sequence(gradient.view(whole.shape), tp)

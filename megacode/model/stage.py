@@ -12,6 +12,7 @@ from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
 from megacode.layers.spec import LayerContext, ParamSpec, named_specs
+from megacode.layers.weight_gradients import WeightGradients
 from megacode.layout.stages import split_layers
 from megacode.model.block import Block
 from megacode.model.ends import Embedding, Head
@@ -26,7 +27,10 @@ class Stage(nn.Module):
     def __init__(self, config: RunConfig, groups: Groups, kernels: Implementations, device: torch.device) -> None:
         super().__init__()
         model, coords = config.model, groups.coords
-        context = LayerContext(groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels)
+        self.weight_gradients = WeightGradients()
+        context = LayerContext(
+            groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels, self.weight_gradients
+        )
         layers = split_layers(model.layers, groups.topology.pp)[coords.pp]
         self.dtype, self.device = context.dtype, device
         self._recompute = config.train.recompute == "full"
@@ -56,11 +60,6 @@ class Stage(nn.Module):
             else:
                 x = block(x, draw)
         return x
-
-    def loss(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """Weighted sum of token losses, fp32 scalar, nats; last stage only."""
-        assert self.head is not None, "only the last stage computes the loss"
-        return self.head(x, targets, weights)
 
     def logits(self, x: Tensor) -> Tensor:
         """[b, s/tp, h] -> this rank's [b, s, v/tp]; last stage only."""

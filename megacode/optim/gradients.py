@@ -1,7 +1,7 @@
 """Gradient accumulation in fp32, whatever the weights' dtype.
 
-After each micro-batch's backward a parameter's gradient is added to its place in a flat fp32 buffer and dropped, as
-StarCoder was trained (Megatron's accumulate_allreduce_grads_in_fp32).
+A parameter's `grad` is its place in a flat fp32 buffer, to which every micro-batch's backward adds, as StarCoder was
+trained (Megatron's accumulate_allreduce_grads_in_fp32).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class GradientBuffer:
             if spec.name not in by_name:
                 by_name[spec.name] = torch.zeros_like(parameter, dtype=torch.float32)
                 self._apart.append(by_name[spec.name])
-            _accumulate_into(by_name[spec.name], parameter)
+            parameter.grad_dtype = None  # whatever the weight's is, its gradient is fp32
+            parameter.grad = by_name[spec.name]
         self.by_name: Mapping[str, Tensor] = by_name
 
     def zero(self) -> None:
@@ -45,12 +46,3 @@ class GradientBuffer:
         self.flat.zero_()
         for gradient in self._apart:
             gradient.zero_()
-
-
-def _accumulate_into(gradient: Tensor, parameter: nn.Parameter) -> None:
-    def add(_: Tensor) -> None:
-        assert parameter.grad is not None, "called after a gradient was made"
-        gradient.add_(parameter.grad)
-        parameter.grad = None
-
-    parameter.register_post_accumulate_grad_hook(add)

@@ -1,15 +1,18 @@
-"""The collectives, in autograd pairs where a layer calls them. A group of one returns what it was given.
+"""The collectives. A group of one returns what it was given.
 
 Activations are [b, s, h]; "sequence" is dim 1.
 Where a mesh of sockets joins the ranks (on the CPU), it does the work; elsewhere torch.distributed does.
-The pairs (Korthikanti et al. 2022, section 4.2.2):
+`start_...` begins one that is waited for later, so that it travels during computation. Of each other's gradient
+(Korthikanti et al. 2022, section 4.2.2):
 
-    gather_sequence          forward all-gather        backward reduce-scatter
+    all_gather_sequence      forward all-gather        backward reduce-scatter
     reduce_scatter_sequence  forward reduce-scatter    backward all-gather
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,56 +22,72 @@ from torch import Tensor
 from megacode.parallel.groups import Group
 
 
-def gather_sequence(x: Tensor, group: Group) -> Tensor:
-    """[b, s/tp, h] on each rank -> [b, s, h] on all; gradients, partial on each rank, are summed and cut back."""
+@dataclass(frozen=True)
+class Arriving:
+    """A tensor that is on its way; `wait` returns it when it is there."""
+
+    wait: Callable[[], Tensor]
+
+
+def all_gather_sequence(x: Tensor, group: Group) -> Tensor:
+    """[b, s/size, ...] on each rank -> [b, s, ...] on all."""
+    return start_all_gather_sequence(x, group).wait()
+
+
+def start_all_gather_sequence(x: Tensor, group: Group) -> Arriving:
+    """`all_gather_sequence`, to be waited for."""
     if group.size == 1:
-        return x
-    gathered: Tensor = _GatherSequence.apply(x, group)  # type: ignore[no-untyped-call]
-    return gathered
+        return Arriving(lambda: x)
+    batch, local, *rest = x.shape
+    parts = x.new_empty(group.size, batch, local, *rest)
+    finish = _start_all_gather(parts, x.contiguous(), group)
+
+    def wait() -> Tensor:
+        finish()
+        # With a micro-batch of 1 the parts already lie in sequence order and the reshape is a view.
+        return parts.transpose(0, 1).reshape(batch, group.size * local, *rest)
+
+    return Arriving(wait)
 
 
 def reduce_scatter_sequence(x: Tensor, group: Group) -> Tensor:
-    """Partial sums [b, s, h] on each rank -> this rank's [b, s/tp, h] of the total."""
+    """Partial sums [b, s, ...] on each rank -> this rank's [b, s/size, ...] of the total."""
+    return start_reduce_scatter_sequence(x, group).wait()
+
+
+def start_reduce_scatter_sequence(x: Tensor, group: Group) -> Arriving:
+    """`reduce_scatter_sequence`, to be waited for."""
     if group.size == 1:
-        return x
+        return Arriving(lambda: x)
+    batch, full, *rest = x.shape
+    parts = x.reshape(batch, group.size, full // group.size, *rest).transpose(0, 1).contiguous()
+    return Arriving(_start_reduce_scatter(parts, group))
+
+
+def reduce_scatter_with_grad(x: Tensor, group: Group) -> Tensor:
+    """`reduce_scatter_sequence` that autograd knows: its backward is an all-gather."""
     part: Tensor = _ReduceScatterSequence.apply(x, group)  # type: ignore[no-untyped-call]
     return part
-
-
-class _GatherSequence(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
-        ctx.group = group
-        return _all_gather_dim1(x, group)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _reduce_scatter_dim1(grad, ctx.group), None
 
 
 class _ReduceScatterSequence(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, group: Group) -> Tensor:
         ctx.group = group
-        return _reduce_scatter_dim1(x, group)
+        return reduce_scatter_sequence(x, group)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return _all_gather_dim1(grad, ctx.group), None
+        return all_gather_sequence(grad, ctx.group), None
 
 
-def _all_gather_dim1(x: Tensor, group: Group) -> Tensor:
-    batch, local, *rest = x.shape
-    parts = x.new_empty(group.size, batch, local, *rest)
-    _all_gather(parts, x.contiguous(), group)
-    # With a micro-batch of 1 the parts already lie in sequence order and the reshape is a view.
-    return parts.transpose(0, 1).reshape(batch, group.size * local, *rest)
-
-
-def _reduce_scatter_dim1(x: Tensor, group: Group) -> Tensor:
-    batch, full, *rest = x.shape
-    parts = x.reshape(batch, group.size, full // group.size, *rest).transpose(0, 1).contiguous()
-    return _reduce_scatter(parts, group)
+def all_gather_stacked(x: Tensor, group: Group) -> Tensor:
+    """Every rank's `x` [...], by rank: [size, ...]."""
+    if group.size == 1:
+        return x.unsqueeze(0)
+    parts = x.new_empty(group.size, *x.shape)
+    _start_all_gather(parts, x.contiguous(), group)()
+    return parts
 
 
 def all_sum_(x: Tensor, group: Group) -> Tensor:
@@ -91,14 +110,14 @@ def all_max_(x: Tensor, group: Group) -> Tensor:
 
 def reduce_scatter_flat(x: Tensor, group: Group) -> Tensor:
     """Sum a flat [size x n] tensor over the group and return this rank's [n]; for a group of one, `x` itself."""
-    return x if group.size == 1 else _reduce_scatter(x.view(group.size, -1), group)
+    return x if group.size == 1 else _start_reduce_scatter(x.view(group.size, -1), group)()
 
 
 def all_gather_flat_(whole: Tensor, group: Group) -> Tensor:
     """Fill the flat [size x n] `whole` from every rank's own n elements of it, in place; returns `whole`."""
     if group.size > 1:
         parts = whole.view(group.size, -1)
-        _all_gather(parts, parts[group.index].clone(), group)
+        _start_all_gather(parts, parts[group.index].clone(), group)()
     return whole
 
 
@@ -115,18 +134,29 @@ def barrier(group: Group) -> None:
         dist.barrier(group=group.handle)
 
 
-def _all_gather(parts: Tensor, own: Tensor, group: Group) -> None:
-    """Fill `parts` [size, ...] with every rank's `own` [...]."""
+def _start_all_gather(parts: Tensor, own: Tensor, group: Group) -> Callable[[], None]:
+    """Begin to fill `parts` [size, ...] with every rank's `own` [...]; returns what waits for it."""
     if group.mesh is not None:
-        group.mesh.all_gather_into(parts, own)
-    else:
-        dist.all_gather_single(parts, own.unsqueeze(0), group=group.handle)
+        return group.mesh.start_all_gather_into(parts, own)
+    work = dist.all_gather_single(parts, own.unsqueeze(0), group=group.handle, async_op=True)
+    assert work is not None, "asynchronous"
+    return lambda: _wait(work)
 
 
-def _reduce_scatter(parts: Tensor, group: Group) -> Tensor:
-    """The sum over all ranks of their part number `group.index` of `parts` [size, ...]."""
+def _start_reduce_scatter(parts: Tensor, group: Group) -> Callable[[], Tensor]:
+    """Begin to sum every rank's part number `group.index` of `parts` [size, ...]; returns what waits for the sum."""
     if group.mesh is not None:
-        return group.mesh.reduce_scatter(parts)
+        return group.mesh.start_reduce_scatter(parts)
     own = torch.empty_like(parts[:1])
-    dist.reduce_scatter_single(own, parts, group=group.handle)
-    return own.squeeze(0)
+    work = dist.reduce_scatter_single(own, parts, group=group.handle, async_op=True)
+    assert work is not None, "asynchronous"
+
+    def wait() -> Tensor:
+        _wait(work)
+        return own.squeeze(0)
+
+    return wait
+
+
+def _wait(work: dist.Work) -> None:
+    work.wait()

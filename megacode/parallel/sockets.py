@@ -12,7 +12,9 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -66,6 +68,14 @@ def connect(address: tuple[str, int], token: bytes, group: int, index: int, time
     return connection
 
 
+@dataclass(eq=False)
+class _Exchange:
+    """What has still to leave for each member, and to come from each."""
+
+    leaving: dict[int, memoryview]
+    coming: dict[int, memoryview]
+
+
 class Mesh:
     """Connections from this rank, member `index` of a group, to every other member.
 
@@ -77,6 +87,7 @@ class Mesh:
     ) -> None:
         self._connections, self._index, self._names = connections, index, names
         self._timeout = timeout_seconds
+        self._begun: list[_Exchange] = []
         for connection in connections.values():
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             connection.setblocking(False)
@@ -86,23 +97,31 @@ class Mesh:
         """Members of the group."""
         return len(self._names)
 
-    def all_gather_into(self, parts: Tensor, own: Tensor) -> None:
-        """Fill the contiguous `parts` [size, ...] with every rank's contiguous `own` [...]."""
-        self._exchange([own] * self.size, list(parts))
-        parts[self._index].copy_(own)
-
     def all_gather(self, own: Tensor) -> Tensor:
         """Every rank's `own` [...], by rank: [size, ...]."""
         parts = own.new_empty(self.size, *own.shape)
-        self.all_gather_into(parts, own.contiguous())
+        self.start_all_gather_into(parts, own.contiguous())()
         return parts
 
-    def reduce_scatter(self, parts: Tensor) -> Tensor:
-        """The sum over all ranks of their part number `index` of the contiguous `parts` [size, ...]."""
+    def start_all_gather_into(self, parts: Tensor, own: Tensor) -> Callable[[], None]:
+        """Begin to fill the contiguous `parts` [size, ...] with every rank's contiguous `own` [...].
+
+        What it returns waits for the end. Whatever was begun is ended in the same order, by all members alike.
+        """
+        parts[self._index].copy_(own)
+        return self._start([own] * self.size, list(parts))
+
+    def start_reduce_scatter(self, parts: Tensor) -> Callable[[], Tensor]:
+        """Begin to sum, over all ranks, their part number `index` of the contiguous `parts` [size, ...]."""
         received = torch.empty_like(parts)
-        self._exchange(list(parts), list(received))
         received[self._index].copy_(parts[self._index])
-        return _sum(received)
+        finish = self._start(list(parts), list(received))
+
+        def wait() -> Tensor:
+            finish()
+            return _sum(received)
+
+        return wait
 
     def all_sum_(self, x: Tensor) -> Tensor:
         """Sum over the group, in place: whole tensors where they are small, otherwise part by part."""
@@ -112,13 +131,35 @@ class Mesh:
         padded = x.new_zeros(self.size * share)
         padded[: x.numel()].copy_(x.reshape(-1))
         parts = padded.view(self.size, share)
-        self.all_gather_into(parts, self.reduce_scatter(parts))
+        own = self.start_reduce_scatter(parts)()
+        self.start_all_gather_into(parts, own)()
         return x.copy_(padded[: x.numel()].view(x.shape))
 
-    def _exchange(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> None:
-        """Send `outgoing[i]` to member i and fill `incoming[i]` from it, for all but this rank."""
-        leaving = {peer: _bytes_of(outgoing[peer]) for peer in self._connections}
-        coming = {peer: _bytes_of(incoming[peer]) for peer in self._connections}
+    def _start(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> Callable[[], None]:
+        """Begin to send `outgoing[i]` to member i and to fill `incoming[i]` from it, for all but this rank.
+
+        Of what was begun before and is not ended, everything leaves first. Whatever the sockets take is gone at once.
+        """
+        exchange = _Exchange(
+            {peer: _bytes_of(outgoing[peer]) for peer in self._connections},
+            {peer: _bytes_of(incoming[peer]) for peer in self._connections},
+        )
+        self._begun.append(exchange)
+        for one in self._begun:
+            for peer in list(one.leaving):
+                self._send(peer, one.leaving)
+            if one.leaving:
+                break
+        return partial(self._finish, exchange)
+
+    def _finish(self, exchange: _Exchange) -> None:
+        """Send and receive until `exchange`, and all that was begun before it, has ended."""
+        while exchange in self._begun:
+            self._end(self._begun[0])
+            self._begun.pop(0)
+
+    def _end(self, exchange: _Exchange) -> None:
+        leaving, coming = exchange.leaving, exchange.coming
         deadline = 0.0
         while leaving or coming:
             moved = [self._send(peer, leaving) for peer in list(leaving)]

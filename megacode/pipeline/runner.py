@@ -80,19 +80,24 @@ class Runner:
             x = self._stage.embed(work.batches[index].tokens, work.batches[index].positions, draw)
         else:
             x = flight.inputs[index]
-        x = self._stage(x, draw)
-        if self._stage.head is not None:
-            x = self._stage.loss(x, work.batches[index].targets, work.batches[index].weights)
-            flight.losses.append(x.detach())
-        if torch.is_grad_enabled() or self._stage.head is None:
+        x, head = self._stage(x, draw), self._stage.head
+        trains = torch.is_grad_enabled()
+        if head is None:
             flight.outputs[index] = x
-        if not torch.is_grad_enabled():
+        elif trains:
+            batch = work.batches[index]
+            flight.outputs[index] = normed = head.norm(x)
+            loss, gradient = head.loss_and_gradient(normed, batch.targets, batch.weights, work.loss_scale)
+            flight.gradients[index] = gradient
+            flight.losses.append(loss)
+        else:
+            batch = work.batches[index]
+            flight.losses.append(head.loss(x, batch.targets, batch.weights))
+        if not trains:
             flight.inputs.pop(index, None)
 
     def _backward(self, action: Action, work: Work, flight: _InFlight) -> None:
-        output = flight.outputs.pop(action.micro_batch)
-        gradient = work.loss_scale if self._stage.head is not None else flight.gradients.pop(action.micro_batch)
-        torch.autograd.backward(output, gradient)
+        torch.autograd.backward(flight.outputs.pop(action.micro_batch), flight.gradients.pop(action.micro_batch))
 
     def _send_activation(self, action: Action, work: Work, flight: _InFlight) -> None:
         assert action.peer is not None

@@ -1,0 +1,78 @@
+"""Where linear layers leave the gradients of their weights: at once, or held back for a pass of its own.
+
+Backward of a linear layer has two halves: the gradient of its input, which the layers before it wait for, and those of
+its weight and bias, which nobody waits for until the optimizer. The second half is done while the first half's
+messages travel, and zero-bubble schedules (Qi et al. 2023) fill their bubbles with it.
+
+It adds into `parameter.grad`, of whatever dtype that is, with no gradient of its own in between where torch can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightGradients:
+    """One rank's; all its linear layers hand their second half to it."""
+
+    def __init__(self) -> None:
+        self._held_back: list[Callable[[], None]] | None = None
+
+    @property
+    def holds_back(self) -> bool:
+        """Whether what comes now is kept for later."""
+        return self._held_back is not None
+
+    def do(self, second_half: Callable[[], None]) -> None:
+        """Run `second_half` now, or keep it if it is to be held back."""
+        if self._held_back is None:
+            second_half()
+        else:
+            self._held_back.append(second_half)
+
+    @contextmanager
+    def held_back(self) -> Iterator[list[Callable[[], None]]]:
+        """Collect in the list that it yields what comes while the block runs; the caller runs it, in that order."""
+        assert self._held_back is None, "one pass at a time"
+        self._held_back = held_back = []
+        try:
+            yield held_back
+        finally:
+            self._held_back = None
+
+
+def add_product(parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
+    """Add left^T right to the gradient: left [rows, out], right [rows, in], gradient [..., in] of out x in elements."""
+    if parameter.grad is None:
+        parameter.grad = (left.mT @ right).view(parameter.shape)
+        return
+    gradient = parameter.grad.view(-1, right.shape[-1])
+    if gradient.dtype == left.dtype:
+        gradient.addmm_(left.mT, right)
+    else:
+        gradient.add_(left.mT @ right)
+
+
+def add_row_sum(parameter: nn.Parameter, rows: Tensor) -> None:
+    """Add the sum of `rows` [rows, out] to the gradient of `out` elements."""
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    _add(parameter, rows.sum(dim=0, dtype=wide).view(parameter.shape))
+
+
+def add_rows(parameter: nn.Parameter, indices: Tensor, rows: Tensor) -> None:
+    """Add `rows` [..., width] to the gradient's rows number `indices` [...]; the gradient is [count, width]."""
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    gradient = parameter.grad
+    gradient.index_put_((indices,), rows.to(gradient.dtype), accumulate=True)
+
+
+def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = gradient.to(parameter.dtype)
+    else:
+        parameter.grad.add_(gradient)
