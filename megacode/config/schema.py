@@ -67,7 +67,22 @@ class ParallelConfig(Section):
     pp: PositiveInt = Field(default=1, description="pipeline stages")
     dp: PositiveInt = Field(default=1, description="data-parallel replicas")
     order: Literal["tp-dp-pp", "tp-pp-dp"] = Field(default="tp-dp-pp", description="fastest axis first")
-    schedule: Literal["1f1b", "gpipe"] = Field(default="1f1b", description="order of passes in the pipeline")
+    schedule: Literal["1f1b", "gpipe", "interleaved", "zb-h1", "zb-v"] = Field(
+        default="1f1b", description="order of passes in the pipeline; docs/schedules.md says when to use which"
+    )
+    chunks: PositiveInt = Field(
+        default=1, description="model chunks per stage; 2 with interleaved and zb-v unless given, 1 with the others"
+    )
+    stage_layers: tuple[PositiveInt, ...] = Field(
+        default=(), strict=False, description="layers of each stage, chunk by chunk; split by cost unless given"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_derived(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("schedule") in ("interleaved", "zb-v"):
+            values = {"chunks": 2, **values}
+        return values
 
     @property
     def world_size(self) -> int:

@@ -1,147 +1,95 @@
 """Pipeline schedules as data: for each stage, the ordered list of what it does.
 
-The same list is executed by the runner, proven by `proofs`, timed by `simulate` and drawn by the report.
-GPipe (Huang et al. 2018): all forwards, then all backwards. 1F1B (PipeDream-Flush, Narayanan et al. 2021, section
-2.2): a stage holds at most p - stage micro-batches alive.
+The same list is executed by the runner, proven by `proofs`, timed by `simulate` and drawn by the report. `orders` says
+what a stage computes in which order; here the messages are put between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from enum import Enum
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from types import MappingProxyType
 
-FORWARD_ONLY = "forward"
+from megacode.layout import orders
+from megacode.layout.actions import FORWARD_ONLY, Action, Kind, Schedule
+from megacode.layout.simulate import EqualStages, play
+from megacode.layout.stages import Placement
 
+__all__ = ["FORWARD_ONLY", "Action", "Kind", "Schedule", "forward_only", "make_placement", "make_schedule"]
 
-class Kind(Enum):
-    """What an action does; the value is its name in files and pictures."""
-
-    FORWARD = "forward"
-    BACKWARD = "backward"
-    RECV_ACTIVATION = "recv_activation"
-    SEND_ACTIVATION = "send_activation"
-    RECV_GRADIENT = "recv_gradient"
-    SEND_GRADIENT = "send_gradient"
-
-    @property
-    def computes(self) -> bool:
-        """Whether it keeps the device busy, rather than a link."""
-        return self in (Kind.FORWARD, Kind.BACKWARD)
+_ORDERS: MappingProxyType[str, Callable[[int, Placement, int], orders.Order]] = MappingProxyType(
+    {
+        "1f1b": orders.one_forward_one_backward,
+        "gpipe": orders.gpipe,
+        "interleaved": orders.interleaved,
+        "zb-h1": orders.zero_bubble_h1,
+        "zb-v": orders.zero_bubble_v,
+    }
+)
 
 
-@dataclass(frozen=True)
-class Action:
-    """One thing that a stage does with one micro-batch; `peer` is the other stage of a send or receive."""
+def make_placement(schedule_name: str, num_stages: int, num_chunks: int = 1) -> Placement:
+    """Where a schedule expects the chunks.
 
-    kind: Kind
-    micro_batch: int
-    peer: int | None = None
-
-    def __str__(self) -> str:
-        return f"{self.kind.value} {self.micro_batch}" + ("" if self.peer is None else f" (stage {self.peer})")
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """`stages[i]` is what stage i does, in order."""
-
-    name: str
-    num_micro_batches: int
-    stages: tuple[tuple[Action, ...], ...]
-
-    @property
-    def num_stages(self) -> int:
-        """Pipeline stages."""
-        return len(self.stages)
-
-
-def make_schedule(name: str, num_stages: int, num_micro_batches: int) -> Schedule:
-    """The named schedule (`1f1b` or `gpipe`) over `num_stages` and `num_micro_batches`.
-
-    Raises ValueError for an unknown name or counts below 1.
+    Raises ValueError for an unknown name, counts below 1, or chunks that the schedule cannot run.
     """
-    orders = {"1f1b": _one_forward_one_backward, "gpipe": _all_forward_all_backward}
-    if name not in orders:
-        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(orders)}")
-    if num_stages < 1 or num_micro_batches < 1:
-        raise ValueError(f"a schedule needs stages and micro-batches, not {num_stages} and {num_micro_batches}")
-    computations = tuple(tuple(orders[name](stage, num_stages, num_micro_batches)) for stage in range(num_stages))
-    return Schedule(name, num_micro_batches, _add_links(computations))
+    if schedule_name not in _ORDERS:
+        raise ValueError(f"unknown schedule {schedule_name!r}; known: {', '.join(_ORDERS)}")
+    if num_chunks != 1 and schedule_name in ("1f1b", "gpipe", "zb-h1"):
+        raise ValueError(f"schedule {schedule_name} runs 1 chunk per stage, not {num_chunks}")
+    return Placement(num_stages, num_chunks, is_v=schedule_name == "zb-v")
 
 
-def forward_only(num_stages: int, num_micro_batches: int) -> Schedule:
-    """Forward passes only, as validation runs them."""
-    computations = (tuple(_forwards(range(num_micro_batches))),) * num_stages
-    return Schedule(FORWARD_ONLY, num_micro_batches, _add_links(computations))
+def make_schedule(name: str, placement: Placement, num_micro_batches: int) -> Schedule:
+    """The named schedule over the stages and chunks of `placement`.
 
-
-def _forwards(micro_batches: range) -> Iterator[Action]:
-    return (Action(Kind.FORWARD, micro_batch) for micro_batch in micro_batches)
-
-
-def _backwards(micro_batches: range) -> Iterator[Action]:
-    return (Action(Kind.BACKWARD, micro_batch) for micro_batch in micro_batches)
-
-
-def _all_forward_all_backward(stage: int, num_stages: int, count: int) -> Iterator[Action]:
-    yield from _forwards(range(count))
-    yield from _backwards(range(count))
-
-
-def _one_forward_one_backward(stage: int, num_stages: int, count: int) -> Iterator[Action]:
-    warm_up = min(num_stages - 1 - stage, count)
-    yield from _forwards(range(warm_up))
-    for index in range(count - warm_up):
-        yield Action(Kind.FORWARD, warm_up + index)
-        yield Action(Kind.BACKWARD, index)
-    yield from _backwards(range(count - warm_up, count))
-
-
-def _add_links(computations: tuple[tuple[Action, ...], ...]) -> tuple[tuple[Action, ...], ...]:
-    return tuple(tuple(_with_links(computations, stage)) for stage in range(len(computations)))
-
-
-def _with_links(computations: tuple[tuple[Action, ...], ...], stage: int) -> Iterator[Action]:
-    """Put the receives before and the sends after each computation of `stage`.
-
-    Between two computations a stage may both send a result and receive its next input. Where the neighbour does the
-    same two the other way round at the same moment, two blocking sends would wait for each other for ever: there,
-    even stages send first and odd stages receive first. Everywhere else sending first is what the neighbour awaits.
+    Raises ValueError for an unknown name, a placement that is not the schedule's, or no micro-batch.
     """
-    num_stages = len(computations)
-    previous: Action | None = None
-    pending: Action | None = None
-    for action in computations[stage]:
-        receive = _receive(action, stage, num_stages)
-        mirrored = (
-            previous is not None
-            and pending is not None
-            and receive is not None
-            and receive.peer is not None
-            and receive.peer == pending.peer
-            and (action, previous) in pairwise(computations[receive.peer])
-        )
-        links = (receive, pending) if mirrored and stage % 2 else (pending, receive)
-        yield from (link for link in links if link is not None)
-        yield action
-        previous, pending = action, _send(action, stage, num_stages)
-    if pending is not None:
-        yield pending
+    if placement != (fitting := make_placement(name, placement.num_stages, placement.num_chunks)):
+        raise ValueError(f"schedule {name} needs {fitting}, not {placement}")
+    if num_micro_batches < 1:
+        raise ValueError(f"a schedule needs micro-batches, not {num_micro_batches}")
+    stages = range(placement.num_stages)
+    computations = [list(_ORDERS[name](stage, placement, num_micro_batches)) for stage in stages]
+    return Schedule(name, num_micro_batches, placement, _with_messages(computations, placement))
 
 
-def _receive(action: Action, stage: int, num_stages: int) -> Action | None:
-    if action.kind is Kind.FORWARD and stage > 0:
-        return Action(Kind.RECV_ACTIVATION, action.micro_batch, stage - 1)
-    if action.kind is Kind.BACKWARD and stage < num_stages - 1:
-        return Action(Kind.RECV_GRADIENT, action.micro_batch, stage + 1)
-    return None
+def forward_only(placement: Placement, num_micro_batches: int) -> Schedule:
+    """Forward passes only, as validation runs them: those of the training schedule with this placement."""
+    name = "zb-v" if placement.is_v else "gpipe" if placement.num_chunks == 1 else "interleaved"
+    trained = make_schedule(name, placement, num_micro_batches)
+    kept = (Kind.FORWARD, Kind.SEND_ACTIVATION, Kind.RECV_ACTIVATION)
+    stages = tuple(tuple(action for action in actions if action.kind in kept) for actions in trained.stages)
+    return Schedule(FORWARD_ONLY, num_micro_batches, placement, stages)
 
 
-def _send(action: Action, stage: int, num_stages: int) -> Action | None:
-    if action.kind is Kind.FORWARD and stage < num_stages - 1:
-        return Action(Kind.SEND_ACTIVATION, action.micro_batch, stage + 1)
-    if action.kind is Kind.BACKWARD and stage > 0:
-        return Action(Kind.SEND_GRADIENT, action.micro_batch, stage - 1)
-    return None
+def _with_messages(computations: Sequence[Sequence[Action]], placement: Placement) -> tuple[tuple[Action, ...], ...]:
+    """Put every message between the computations of its two stages.
+
+    All computations are played as soon as they can be, and every message is one event at the moment its pass ends. That
+    is one total order in which causes go before effects, and each stage's list is its part of it. So stages that send
+    and receive with blocking calls can always do the earliest event that is left: no deadlock. And two stages see their
+    messages in the same order: first in, first out.
+    """
+    events: list[tuple[float, bool, int, Action]] = []
+    for item in play(computations, placement, EqualStages()):
+        events.append((item.start, True, item.stage, item.action))
+        events += [(item.end, False, stage, action) for stage, action in _message(item.stage, item.action, placement)]
+    events.sort(key=lambda event: event[:2])  # stable, messages first: what a pass needs is there when it starts
+    stages: list[list[Action]] = [[] for _ in computations]
+    for _, _, stage, action in events:
+        stages[stage].append(action)
+    return tuple(tuple(actions) for actions in stages)
+
+
+def _message(stage: int, action: Action, placement: Placement) -> tuple[tuple[int, Action], ...]:
+    """The two ends of the message that a computation makes: (stage, send) and (stage, receive); empty if none."""
+    if action.kind is Kind.FORWARD:
+        other, kinds = placement.next(stage, action.chunk), (Kind.SEND_ACTIVATION, Kind.RECV_ACTIVATION)
+    elif action.kind in (Kind.BACKWARD, Kind.BACKWARD_INPUT):
+        other, kinds = placement.previous(stage, action.chunk), (Kind.SEND_GRADIENT, Kind.RECV_GRADIENT)
+    else:
+        return ()
+    if other is None or other[0] == stage:
+        return ()
+    send = Action(kinds[0], action.micro_batch, action.chunk, other[0])
+    return ((stage, send), (other[0], Action(kinds[1], action.micro_batch, other[1], stage)))

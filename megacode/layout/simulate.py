@@ -2,9 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from megacode.layout.schedules import Action, Kind, Schedule
+from megacode.layout.actions import Action, Kind, Schedule
+from megacode.layout.stages import Placement
+
+Durations = Callable[[int, Action], float]
+
+
+@dataclass(frozen=True)
+class EqualStages:
+    """The same durations on every stage: seconds of one micro-batch through a whole stage, all its chunks together.
+
+    A pass of one of `num_chunks` chunks takes its share; a whole backward pass is the input and the weight part.
+    """
+
+    forward: float = 1.0
+    backward_input: float = 1.0
+    backward_weight: float = 1.0
+    num_chunks: int = 1
+
+    @property
+    def total(self) -> float:
+        """Seconds of one micro-batch, forward and backward."""
+        return self.forward + self.backward_input + self.backward_weight
+
+    def __call__(self, stage: int, action: Action) -> float:
+        """Seconds of one pass."""
+        whole = {
+            Kind.FORWARD: self.forward,
+            Kind.BACKWARD: self.backward_input + self.backward_weight,
+            Kind.BACKWARD_INPUT: self.backward_input,
+            Kind.BACKWARD_WEIGHT: self.backward_weight,
+        }
+        return whole[action.kind] / self.num_chunks
 
 
 @dataclass(frozen=True)
@@ -17,39 +49,52 @@ class Timed:
     end: float
 
 
-def simulate(schedule: Schedule, forward: float, backward: float, transfer: float = 0.0) -> tuple[Timed, ...]:
-    """Play the schedule with equal stages and sends that do not block; returns the computations in order of start.
+def simulate(schedule: Schedule, durations: Durations, transfer: float = 0.0) -> tuple[Timed, ...]:
+    """Play the schedule with sends that do not block and receives posted early; the computations by their start.
 
-    `forward`, `backward` and `transfer` are the durations of one pass of one stage and of one message.
-    Raises ValueError if a message is awaited that nobody sends.
+    `durations(stage, action)` is how long a computation takes, and `transfer` how long a message, which leaves when the
+    pass that makes it ends. Raises ValueError if a computation waits for one that never comes.
     """
-    arrival: dict[tuple[int, Action], float] = {}
-    clock, position, timed = [0.0] * schedule.num_stages, [0] * schedule.num_stages, list[Timed]()
-    duration = {Kind.FORWARD: forward, Kind.BACKWARD: backward}
-    received_as = {Kind.SEND_ACTIVATION: Kind.RECV_ACTIVATION, Kind.SEND_GRADIENT: Kind.RECV_GRADIENT}
+    orders = [[action for action in actions if action.kind.computes] for actions in schedule.stages]
+    timed = play(orders, schedule.placement, durations, transfer)
+    return tuple(sorted(timed, key=lambda item: (item.start, item.stage)))
+
+
+def play(
+    orders: Sequence[Sequence[Action]], placement: Placement, durations: Durations, transfer: float = 0.0
+) -> list[Timed]:
+    """Each stage's computations as soon as its order and their inputs allow; those of one stage in its order."""
+    ended: dict[tuple[bool, int, int], float] = {}
+    clock, position, timed = [0.0] * len(orders), [0] * len(orders), list[Timed]()
+    virtual = [
+        [placement.virtual_stage(stage, chunk) for chunk in range(placement.num_chunks)]
+        for stage in range(placement.num_stages)
+    ]
+    stage_of = [placement.at(at)[0] for at in range(placement.num_virtual_stages)]
     moved = True
     while moved:
         moved = False
-        for stage, actions in enumerate(schedule.stages):
+        for stage, actions in enumerate(orders):
             while position[stage] < len(actions):
                 action = actions[position[stage]]
-                if action.kind.computes:
-                    end = clock[stage] + duration[action.kind]
-                    timed.append(Timed(stage, action, clock[stage], end))
-                    clock[stage] = end
-                elif action.kind in received_as:
-                    assert action.peer is not None
-                    message = Action(received_as[action.kind], action.micro_batch, stage)
-                    arrival[action.peer, message] = clock[stage] + transfer
-                elif (stage, action) in arrival:
-                    clock[stage] = max(clock[stage], arrival[stage, action])
-                else:
-                    break
+                at, start = virtual[stage][action.chunk], clock[stage]
+                is_forward = action.kind is Kind.FORWARD
+                cause = at - 1 if is_forward else at + 1
+                if action.kind is not Kind.BACKWARD_WEIGHT and 0 <= cause < len(stage_of):
+                    arrival = ended.get((is_forward, cause, action.micro_batch))
+                    if arrival is None:
+                        break
+                    start = max(start, arrival + (transfer if stage_of[cause] != stage else 0.0))
+                clock[stage] = end = start + durations(stage, action)
+                if action.kind is not Kind.BACKWARD_WEIGHT:
+                    ended[is_forward, at, action.micro_batch] = end
+                timed.append(Timed(stage, action, start, end))
                 position[stage] += 1
                 moved = True
-    if any(at < len(schedule.stages[stage]) for stage, at in enumerate(position)):
-        raise ValueError(f"schedule {schedule.name} waits for a message that nobody sends")
-    return tuple(sorted(timed, key=lambda item: (item.start, item.stage)))
+    stuck = [f"stage {s} at {orders[s][at]}" for s, at in enumerate(position) if at < len(orders[s])]
+    if stuck:
+        raise ValueError("computations that wait for ever: " + ", ".join(stuck))
+    return timed
 
 
 def bubble_fraction(timed: tuple[Timed, ...], num_stages: int) -> float:

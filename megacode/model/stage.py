@@ -13,10 +13,10 @@ from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
 from megacode.layers.spec import LayerContext, ParamSpec, named_specs
 from megacode.layers.weight_gradients import WeightGradients
-from megacode.layout.stages import split_layers
 from megacode.model.block import Block
 from megacode.model.ends import Embedding, Head
 from megacode.parallel.groups import Groups
+from megacode.plan.stages import layers_of
 
 DTYPES = MappingProxyType({"bf16": torch.bfloat16, "fp32": torch.float32})
 
@@ -31,7 +31,7 @@ class Stage(nn.Module):
         context = LayerContext(
             groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels, self.weight_gradients
         )
-        layers = split_layers(model.layers, groups.topology.pp)[coords.pp]
+        layers = layers_of(model, config.parallel)[coords.pp]
         self.dtype, self.device = context.dtype, device
         self._recompute = config.train.recompute == "full"
         self.embedding = Embedding(context, model) if groups.is_first_stage else None

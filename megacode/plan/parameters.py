@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 
 from megacode.config.schema import ModelConfig, ParallelConfig
-from megacode.layout.stages import split_layers
+from megacode.plan.stages import layers_of, placement_of
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,9 @@ def count_on_rank(model: ModelConfig, parallel: ParallelConfig, stage: int) -> P
     queries = _share("heads", model.heads, tp) * model.head_width
     ffn, rows = _share("ffn", model.ffn, tp), _share("vocab", model.vocab, tp)
     keys = (model.kv_heads // tp if model.kv_heads % tp == 0 else model.kv_heads) * model.head_width
-    layers = len(split_layers(model.layers, parallel.pp)[stage])
-    first, last = stage == 0, stage == parallel.pp - 1
+    placement, split = placement_of(parallel), layers_of(model, parallel)
+    layers = sum(len(split[placement.virtual_stage(stage, chunk)]) for chunk in range(placement.num_chunks))
+    first, last = stage == placement.first_stage, stage == placement.last_stage
     return ParameterCount(
         token_embedding=rows * hidden if first else 0,
         position_embedding=model.context * hidden if first and model.positions == "learned" else 0,

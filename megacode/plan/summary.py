@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from megacode.config.schema import RunConfig
 from megacode.layout.schedules import make_schedule
-from megacode.layout.simulate import bubble_fraction, simulate
+from megacode.layout.simulate import EqualStages, bubble_fraction, simulate
 from megacode.plan.flops import Attention, flops_per_token
 from megacode.plan.memory import state_bytes_on_rank
 from megacode.plan.parameters import count_parameters, fullest_rank
+from megacode.plan.stages import placement_of
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ def _bubble(config: RunConfig) -> float:
 
     A backward pass takes twice a forward pass; messages take no time.
     """
-    schedule = make_schedule(config.parallel.schedule, config.parallel.pp, config.micro_batches)
-    return bubble_fraction(simulate(schedule, forward=1.0, backward=2.0), schedule.num_stages)
+    placement = placement_of(config.parallel)
+    schedule = make_schedule(config.parallel.schedule, placement, config.micro_batches)
+    return bubble_fraction(simulate(schedule, EqualStages(num_chunks=placement.num_chunks)), schedule.num_stages)
 
 
 def render_summary(summary: RunSummary) -> str:

@@ -25,6 +25,7 @@ from megacode.optim.adamw import ShardedAdamW
 from megacode.parallel.groups import Groups
 from megacode.pipeline.links import Links
 from megacode.pipeline.runner import Observer, Runner
+from megacode.plan.stages import placement_of
 from megacode.train.files import RunFolder
 
 
@@ -67,7 +68,7 @@ class Run:
 
     def forward_schedule(self, plan: BatchPlan) -> Schedule:
         """The forward passes over one step of a validation plan."""
-        return forward_only(self.groups.topology.pp, plan.micro_batches_per_rank)
+        return forward_only(placement_of(self.config.parallel), plan.micro_batches_per_rank)
 
 
 def open_feed(config: RunConfig) -> Feed:
@@ -111,7 +112,7 @@ def assemble(
         stage=stage,
         optimizer=ShardedAdamW(stage.specs(), groups, config.optim),
         runner=Runner(stage, Links(groups, message, stage.dtype, device), groups.coords.pp, observe),
-        schedule=make_schedule(config.parallel.schedule, groups.topology.pp, config.micro_batches),
+        schedule=make_schedule(config.parallel.schedule, placement_of(config.parallel), config.micro_batches),
         feed=feed,
         folder=RunFolder(Path(config.checkpoint.folder)),
         device=device,

@@ -19,6 +19,7 @@ from megacode.checkpoint.huggingface.starcoder2 import hub_config, hub_tensors
 from megacode.config.schema import ModelConfig
 from megacode.layers.rotary import rotate
 from megacode.layout.schedules import make_schedule
+from megacode.layout.stages import Placement
 from megacode.pipeline.runner import Work
 from megacode.prove.outcome import assemble_synthetic
 from megacode.prove.ranks import run_ranks
@@ -39,7 +40,9 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
         for spec, parameter in run.stage.specs():
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
-    (loss,) = run.runner.run(make_schedule("1f1b", 1, 1), Work(batches[:1], [None], 1.0 / batches[0].weights.sum()))
+    (loss,) = run.runner.run(
+        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [None], 1.0 / batches[0].weights.sum())
+    )
 
     model = Starcoder2ForCausalLM(Starcoder2Config(**hub_config(config.model, 0, "float32")))
     loading = model.load_state_dict(dict(hub_tensors(config.model, weights.__getitem__)), strict=False)

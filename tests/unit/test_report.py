@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from megacode.layout.schedules import make_schedule
-from megacode.layout.simulate import simulate
+from megacode.layout.simulate import EqualStages, simulate
+from megacode.layout.stages import Placement
 from megacode.metrics import MetricsLog
 from megacode.metrics.axes import labelled, short, spanning
 from megacode.metrics.charts import Level, Series, line_chart, thin
@@ -54,7 +55,7 @@ class Page(HTMLParser):
 
 
 def _timeline(stages: int, count: int) -> dict[str, Any]:
-    timed = simulate(make_schedule("1f1b", stages, count), forward=0.01, backward=0.02)
+    timed = simulate(make_schedule("1f1b", Placement(stages), count), EqualStages(0.01, 0.01, 0.01))
     actions = [
         {
             "stage": item.stage,
