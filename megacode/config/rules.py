@@ -53,9 +53,32 @@ def _kv_heads(config: RunConfig) -> Iterator[Problem]:
 
 
 def _stages(config: RunConfig) -> Iterator[Problem]:
-    if config.parallel.pp > config.model.layers:
-        rule = f"must not exceed model.layers = {config.model.layers}"
-        yield Problem("parallel.pp", str(config.parallel.pp), rule, "every stage needs a layer")
+    pp, chunks, layers = config.parallel.pp, config.parallel.chunks, config.model.layers
+    counts = config.parallel.stage_layers
+    if pp * chunks > layers:
+        rule = f"must not exceed model.layers = {layers}" + (f" / {chunks} chunks" if chunks > 1 else "")
+        yield Problem("parallel.pp", str(pp), rule, "every stage needs a layer" + (" per chunk" if chunks > 1 else ""))
+    elif counts and len(counts) != pp * chunks:
+        rule = f"must have pp {pp} x chunks {chunks} = {pp * chunks} entries, not {len(counts)}"
+        yield Problem("parallel.stage_layers", str(list(counts)), rule, "add or remove some, or remove the key")
+    elif counts and sum(counts) != layers:
+        rule = f"adds up to {sum(counts)}, not to model.layers = {layers}"
+        yield Problem("parallel.stage_layers", str(list(counts)), rule, "change some, or remove the key")
+
+
+def _schedule(config: RunConfig) -> Iterator[Problem]:
+    pp, chunks, name = config.parallel.pp, config.parallel.chunks, config.parallel.schedule
+    if pp == 1 and name in ("interleaved", "zb-h1", "zb-v"):
+        rule = "has no effect with parallel.pp = 1"
+        yield Problem("parallel.schedule", name, rule, 'raise parallel.pp, or set parallel.schedule = "1f1b"')
+    elif name == "interleaved" and chunks == 1:
+        rule = "has no effect with schedule interleaved: that is 1f1b with more activations"
+        yield Problem("parallel.chunks", "1", rule, 'try 2, or set parallel.schedule = "1f1b"')
+    elif name == "zb-v" and chunks != 2:
+        yield Problem("parallel.chunks", str(chunks), "must be 2 with schedule zb-v, one down and one up", "remove it")
+    elif name in ("1f1b", "gpipe", "zb-h1") and chunks > 1:
+        rule = f"has no effect with schedule {name}, which runs one chunk per stage"
+        yield Problem("parallel.chunks", str(chunks), rule, 'set it to 1, or parallel.schedule = "interleaved"')
 
 
 def _global_batch(config: RunConfig) -> Iterator[Problem]:
@@ -134,7 +157,8 @@ RULES: tuple[Rule, ...] = (
     _tp_divides("data.sequence", lambda config: config.data.sequence),
     Rule(("model.heads", "model.hidden"), _heads_divide_hidden),
     Rule(("model.heads", "model.kv_heads", "parallel.tp"), _kv_heads),
-    Rule(("parallel.pp", "model.layers"), _stages),
+    Rule(("parallel.pp", "parallel.chunks", "parallel.stage_layers", "model.layers"), _stages),
+    Rule(("parallel.pp", "parallel.chunks", "parallel.schedule"), _schedule),
     Rule(("train.global_batch", "train.micro_batch", "parallel.dp"), _global_batch),
     Rule(
         ("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every", "data.validation"),

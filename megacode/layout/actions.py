@@ -26,6 +26,8 @@ class Kind(Enum):
     RECV_GRADIENT = "recv_gradient"
     SEND_GRADIENT = "send_gradient"
 
+    __hash__ = object.__hash__  # members are single objects, and Enum's own hash, of the name, is slow
+
     @property
     def computes(self) -> bool:
         """Whether it keeps the device busy, rather than a link."""

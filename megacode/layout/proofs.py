@@ -10,6 +10,8 @@ from megacode.layout.actions import FORWARD_ONLY, Action, Kind, Schedule
 
 _ANSWER = MappingProxyType({Kind.SEND_ACTIVATION: Kind.RECV_ACTIVATION, Kind.SEND_GRADIENT: Kind.RECV_GRADIENT})
 
+_Place = tuple[int, int] | None
+
 
 class ScheduleError(ValueError):
     """A schedule that breaks a law; the message names stage and action."""
@@ -50,19 +52,27 @@ def _peak(schedule: Schedule, stage: int, begin: Kind, end: tuple[Kind, ...]) ->
 
 def _prove_stage(schedule: Schedule, stage: int) -> None:
     seen = set[Action]()
+    place = schedule.placement
+    neighbours = [(place.previous(stage, chunk), place.next(stage, chunk)) for chunk in range(place.num_chunks)]
     for action in schedule.stages[stage]:
-        if not 0 <= action.chunk < schedule.placement.num_chunks:
+        if not 0 <= action.chunk < place.num_chunks:
             raise ScheduleError(f"stage {stage}: {action}: there is no such chunk")
-        for choice in _needs(schedule, stage, action):
-            if not any(need in seen for need in choice):
+        for choice in _needs(stage, action, *neighbours[action.chunk]):
+            if seen.isdisjoint(choice):
                 raise ScheduleError(f"stage {stage}: {action} comes before {choice[0]}")
         if action in seen:
             raise ScheduleError(f"stage {stage}: {action} happens twice")
         seen.add(action)
-    trains = schedule.name != FORWARD_ONLY
-    for chunk in range(schedule.placement.num_chunks):
-        where = f"stage {stage}" + (f", chunk {chunk}" if schedule.placement.num_chunks > 1 else "")
-        passed = {kind: {a.micro_batch for a in seen if a.kind is kind and a.chunk == chunk} for kind in Kind}
+    _prove_complete(schedule, stage, seen)
+
+
+def _prove_complete(schedule: Schedule, stage: int, seen: set[Action]) -> None:
+    num_chunks, trains = schedule.placement.num_chunks, schedule.name != FORWARD_ONLY
+    by_chunk: list[dict[Kind, set[int]]] = [{kind: set() for kind in Kind} for _ in range(num_chunks)]
+    for action in seen:
+        by_chunk[action.chunk][action.kind].add(action.micro_batch)
+    for chunk, passed in enumerate(by_chunk):
+        where = f"stage {stage}" + (f", chunk {chunk}" if num_chunks > 1 else "")
         if both := passed[Kind.BACKWARD] & passed[Kind.BACKWARD_INPUT]:
             raise ScheduleError(f"{where}: backward whole and in parts: micro-batches {sorted(both)}")
         _prove_all(schedule, where, "forward", passed[Kind.FORWARD])
@@ -79,11 +89,10 @@ def _prove_all(schedule: Schedule, where: str, what: str, passed: set[int]) -> N
         raise ScheduleError(f"{where}: {what}: unknown micro-batches {unknown}")
 
 
-def _needs(schedule: Schedule, stage: int, action: Action) -> Iterator[tuple[Action, ...]]:
-    """What must have happened on `stage` before `action`; of each tuple one."""
+def _needs(stage: int, action: Action, before: _Place, after: _Place) -> Iterator[tuple[Action, ...]]:
+    """What must have happened on `stage` before `action`, whose chunk stands between two others; of each tuple one."""
     kind, index, chunk = action.kind, action.micro_batch, action.chunk
     forward = Action(Kind.FORWARD, index, chunk)
-    before, after = schedule.placement.previous(stage, chunk), schedule.placement.next(stage, chunk)
     source = before if kind in (Kind.FORWARD, Kind.SEND_GRADIENT, Kind.RECV_ACTIVATION) else after
     if not kind.computes and (source is None or source[0] == stage or action.peer != source[0]):
         raise ScheduleError(f"stage {stage}: {action}: no neighbour of that chunk is there")

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from megacode.config.load import parse_config
-from megacode.config.schema import ModelConfig, RunConfig
+from megacode.config.schema import ModelConfig, ParallelConfig, RunConfig
 
 HEAD_WIDTH = 8
 STEPS = 5
@@ -27,7 +27,10 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     model, train = config.model, config.train
     heads, kv_heads = _heads(model, tp)
     hidden = heads * HEAD_WIDTH
-    layers = max(2, pp) + (1 if model.layers % config.parallel.pp else 0)
+    order, schedule, chunks = config.parallel.order, config.parallel.schedule, config.parallel.chunks
+    if pp == 1 and schedule != "gpipe":
+        schedule, chunks = "1f1b", 1
+    layers = max(2, pp * chunks) + (1 if model.layers % config.parallel.pp else 0)
     micro_batch = min(train.micro_batch, 2)
     micro_batches = min(config.micro_batches, pp + 2)
     table: dict[str, Any] = {
@@ -42,7 +45,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "context": 24 * tp,
             "window": _window(config, 16 * tp),
         },
-        "parallel": {**config.parallel.model_dump(include={"order", "schedule"}), "tp": tp, "pp": pp, "dp": dp},
+        "parallel": {"order": order, "schedule": schedule, "chunks": chunks, "tp": tp, "pp": pp, "dp": dp},
         "data": {"train": "made up", "tokenizer": "made up", "sequence": 16 * tp},
         "optim": {**config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}), "lr": 1e-3},
         "train": {
@@ -60,7 +63,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
 
 def alone(config: RunConfig) -> RunConfig:
     """The same run in one process."""
-    return config.model_copy(update={"parallel": config.parallel.model_copy(update={"tp": 1, "pp": 1, "dp": 1})})
+    return config.model_copy(update={"parallel": ParallelConfig(order=config.parallel.order)})
 
 
 def _window(config: RunConfig, sequence: int) -> int | None:
