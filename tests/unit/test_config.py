@@ -98,6 +98,17 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
         ({"model__ffn": 4097}, "parallel.tp"),
         ({"data__sequence": 8191}, "parallel.tp"),
         ({"parallel__pp": 9}, "parallel.pp"),
+        ({"parallel__schedule": "interleaved", "parallel__pp": 5}, "parallel.pp"),
+        ({"parallel__schedule": "interleaved", "parallel__chunks": 1}, "parallel.chunks"),
+        ({"parallel__schedule": "interleaved", "parallel__pp": 1}, "parallel.schedule"),
+        ({"parallel__schedule": "zb-h1", "parallel__pp": 1}, "parallel.schedule"),
+        ({"parallel__schedule": "zb-v", "parallel__pp": 1}, "parallel.schedule"),
+        ({"parallel__schedule": "zb-v", "parallel__chunks": 3}, "parallel.chunks"),
+        ({"parallel__schedule": "zb-h1", "parallel__chunks": 2}, "parallel.chunks"),
+        ({"parallel__chunks": 2}, "parallel.chunks"),
+        ({"parallel__schedule": "1f2b"}, "parallel.schedule"),
+        ({"parallel__stage_layers": [1, 1]}, "parallel.stage_layers"),
+        ({"parallel__stage_layers": [2, 3, 3]}, "parallel.stage_layers"),
         ({"data__sequence": 16384}, "data.sequence"),
         ({"optim__lr_min": 1.0}, "optim.lr_min"),
         ({"optim__lr_warmup": 10}, "optim.lr_warmup"),
@@ -137,6 +148,24 @@ def test_starcoder2s_options_where_they_can_run(changes: dict[str, Any]) -> None
     """Rotary positions have no end; a window that hides nothing asks nothing of the kernels."""
     config = parse_config(_with(**changes), "run.toml")
     assert parse_config(config.model_dump(), "a checkpoint's") == config
+
+
+@pytest.mark.parametrize(
+    ("changes", "chunks"),
+    [
+        ({"parallel__schedule": "interleaved"}, 2),
+        ({"parallel__schedule": "interleaved", "parallel__chunks": 4, "train__global_batch": 10}, 4),
+        ({"parallel__schedule": "zb-v"}, 2),
+        ({"parallel__schedule": "zb-h1", "parallel__stage_layers": [5, 3]}, 1),
+        ({"parallel__schedule": "zb-v", "parallel__stage_layers": [3, 2, 2, 1]}, 2),
+        ({"parallel__schedule": "gpipe", "parallel__pp": 1}, 1),
+    ],
+)
+def test_schedules_and_their_chunks(changes: dict[str, Any], chunks: int) -> None:
+    """Chunks follow the schedule unless given, and a saved configuration, which writes them, is accepted again."""
+    config = parse_config(_with(**changes), "run.toml")
+    assert config.parallel.chunks == chunks
+    assert parse_config(config.model_dump(mode="json"), "a checkpoint's") == config
 
 
 def test_a_saved_starcoder_configuration_is_accepted_again() -> None:
