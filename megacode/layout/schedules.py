@@ -14,7 +14,7 @@ from megacode.layout.actions import FORWARD_ONLY, Action, Kind, Schedule
 from megacode.layout.simulate import EqualStages, play
 from megacode.layout.stages import Placement
 
-__all__ = ["FORWARD_ONLY", "Action", "Kind", "Schedule", "forward_only", "make_placement", "make_schedule"]
+__all__ = ["FORWARD_ONLY", "SCHEDULES", "Action", "Kind", "Schedule", "forward_only", "make_placement", "make_schedule"]
 
 _ORDERS: MappingProxyType[str, Callable[[int, Placement, int], orders.Order]] = MappingProxyType(
     {
@@ -25,6 +25,8 @@ _ORDERS: MappingProxyType[str, Callable[[int, Placement, int], orders.Order]] = 
         "zb-v": orders.zero_bubble_v,
     }
 )
+
+SCHEDULES = tuple(_ORDERS)
 
 
 def make_placement(schedule_name: str, num_stages: int, num_chunks: int = 1) -> Placement:

@@ -22,7 +22,7 @@ def timeline_chart(timeline: Timeline) -> Markup:
         f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" aria-label="pipeline timeline of one step">',
         *(_row(stage) for stage in range(timeline.num_stages)),
         *(_link(span, across) for span in linking),
-        *(_box(span, across) for span in computing),
+        *(_box(span, across, timeline.num_chunks) for span in computing),
         *_time_axis(across, height),
         "</svg>",
     ]
@@ -44,10 +44,12 @@ def _row(stage: int) -> str:
 def _title(span: Span) -> str:
     milliseconds = (span.end - span.start) * 1e3
     kind = span.kind.replace("_", " ").replace("recv", "wait and receive")
-    return f"<title>stage {span.stage}, {kind} of micro-batch {span.micro_batch}: {milliseconds:.3g} ms</title>"
+    what = f"{kind} of micro-batch {span.micro_batch}" + (f", chunk {span.chunk}" if span.chunk else "")
+    return f"<title>stage {span.stage}, {what}: {milliseconds:.3g} ms</title>"
 
 
-def _box(span: Span, across: Axis) -> str:
+def _box(span: Span, across: Axis, num_chunks: int) -> str:
+    """A pass; later chunks are drawn paler."""
     x, y, width = across.place(span.start), _y(span.stage), across.place(span.end) - across.place(span.start)
     number = str(span.micro_batch)
     text = ""
@@ -55,7 +57,8 @@ def _box(span: Span, across: Axis) -> str:
         text = (
             f'<text class="number" x="{x + width / 2:.1f}" y="{y + ROW / 2 + 4}" text-anchor="middle">{number}</text>'
         )
-    box = f'<rect x="{x:.2f}" y="{y}" width="{max(width, 0.5):.2f}" height="{ROW}" rx="2"/>'
+    shade = f' fill-opacity="{1 - 0.4 * span.chunk / (num_chunks - 1):.2f}"' if span.chunk else ""
+    box = f'<rect x="{x:.2f}" y="{y}" width="{max(width, 0.5):.2f}" height="{ROW}" rx="2"{shade}/>'
     return f'<g class="pass {span.kind}">{_title(span)}{box}{text}</g>'
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from megacode.config.schema import RunConfig
-from megacode.layout.schedules import make_schedule
+from megacode.layout.proofs import peak_live_micro_batches
+from megacode.layout.schedules import Schedule, make_schedule
 from megacode.layout.simulate import EqualStages, bubble_fraction, simulate
 from megacode.plan.flops import Attention, flops_per_token
 from megacode.plan.memory import state_bytes_on_rank
@@ -18,7 +19,8 @@ class RunSummary:
     """What a run is and costs. Bytes, FLOPs and tokens are exact counts; `bubble` is a share of the step.
 
     `flops_per_token` counts causal attention, forward and backward. `bytes_per_rank_max` is weights, gradients and
-    optimizer state on the fullest rank, without activations.
+    optimizer state on the fullest rank, without activations; `micro_batches_held` says of how many micro-batches a rank
+    of the fullest stage holds those of all its layers.
     """
 
     layout: str
@@ -33,6 +35,7 @@ class RunSummary:
     micro_batches: int
     schedule: str
     bubble: float
+    micro_batches_held: float
     flops_per_token: float
     precision: str
     bytes_per_rank_max: int
@@ -40,7 +43,10 @@ class RunSummary:
 
 def summarize(config: RunConfig) -> RunSummary:
     """Count and simulate the run; expects a configuration that `load_config` has accepted."""
-    parallel, model = config.parallel, config.model
+    parallel, model, placement = config.parallel, config.model, placement_of(config.parallel)
+    schedule = make_schedule(parallel.schedule, placement, config.micro_batches)
+    held = max(peak_live_micro_batches(schedule, stage) for stage in range(parallel.pp))
+    chunks = f" of {parallel.chunks} chunks" if parallel.chunks > 1 else ""
     return RunSummary(
         layout=f"TP {parallel.tp} x PP {parallel.pp} x DP {parallel.dp}, order {parallel.order}",
         world_size=parallel.world_size,
@@ -52,22 +58,22 @@ def summarize(config: RunConfig) -> RunSummary:
         tokens_per_step=config.tokens_per_step,
         total_tokens=config.tokens_per_step * config.train.steps,
         micro_batches=config.micro_batches,
-        schedule=parallel.schedule,
-        bubble=_bubble(config),
+        schedule=parallel.schedule + chunks,
+        bubble=_bubble(schedule),
+        micro_batches_held=held / placement.num_chunks,
         flops_per_token=flops_per_token(model, config.data.sequence, Attention.CAUSAL),
         precision=config.train.precision,
         bytes_per_rank_max=max(state_bytes_on_rank(config, stage).total for stage in range(parallel.pp)),
     )
 
 
-def _bubble(config: RunConfig) -> float:
-    """The share of the step that a stage waits, from the schedule itself: (p - 1) / (m + p - 1) where stages are equal.
+def _bubble(schedule: Schedule) -> float:
+    """The share of the step that a stage waits, from the schedule itself; with 1F1B (p - 1) / (m + p - 1).
 
-    A backward pass takes twice a forward pass; messages take no time.
+    Stages are equal. A backward pass takes twice a forward pass, half of it for the weights; messages take no time.
     """
-    placement = placement_of(config.parallel)
-    schedule = make_schedule(config.parallel.schedule, placement, config.micro_batches)
-    return bubble_fraction(simulate(schedule, EqualStages(num_chunks=placement.num_chunks)), schedule.num_stages)
+    passes = EqualStages(num_chunks=schedule.placement.num_chunks)
+    return bubble_fraction(simulate(schedule, passes), schedule.num_stages)
 
 
 def render_summary(summary: RunSummary) -> str:
@@ -82,6 +88,7 @@ def render_summary(summary: RunSummary) -> str:
         (f"{s.total_tokens:,}", "tokens in all", f"{s.steps:,} steps"),
         (f"{s.micro_batches:,}", "micro-batches", "a step, on each replica"),
         (f"{s.bubble * 100:.1f} %", "bubble", f"of the step, {s.schedule}, equal stages"),
+        (f"{s.micro_batches_held:g}", "in flight", "micro-batches whose activations the fullest stage holds"),
         (flops, f"{flops_prefix}FLOP a token", "forward and backward, causal attention"),
         (state, f"{state_prefix}B of state", f"{s.precision}, on the fullest rank; activations come on top"),
     )

@@ -19,8 +19,8 @@ class Recorder:
 
     def __call__(self, action: Action, start: float, end: float) -> None:
         """Note one action."""
-        kind, micro_batch = action.kind.value, action.micro_batch
-        self._rows.append({"stage": self._stage, "kind": kind, "micro_batch": micro_batch, "start": start, "end": end})
+        what = {"kind": action.kind.value, "micro_batch": action.micro_batch, "chunk": action.chunk}
+        self._rows.append({"stage": self._stage, **what, "start": start, "end": end})
 
     def clear(self) -> None:
         """Begin a new step."""

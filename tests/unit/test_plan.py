@@ -24,6 +24,7 @@ from megacode.plan import (
     summarize,
     tflops_per_rank,
 )
+from megacode.plan.stages import head_cost, layers_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -187,6 +188,43 @@ def test_starcoders_summary(starcoder: RunConfig) -> None:
     for told in ("15,517,456,384 parameters", "4,194,304 tokens a step", "15.8 % bubble", "104.9 GFLOP a token"):
         assert told in text
     assert "6.92 GB of state" in text
+    assert "4 in flight" in " ".join(text.split())
+
+
+@pytest.mark.parametrize(
+    ("schedule", "chunks", "bubble", "held"),
+    [
+        ("gpipe", 1, 3 / 19, 16),
+        ("1f1b", 1, 3 / 19, 4),
+        ("interleaved", 2, 1.5 / 17.5, 5.5),
+        ("zb-h1", 1, 1 / 17, 4),
+        ("zb-v", 2, 0.5 / 16.5, 4),
+    ],
+)
+def test_bubble_and_activations_follow_the_schedule(
+    starcoder: RunConfig, schedule: str, chunks: int, bubble: float, held: float
+) -> None:
+    parallel = starcoder.parallel.model_copy(update={"schedule": schedule, "chunks": chunks})
+    summary = summarize(starcoder.model_copy(update={"parallel": parallel}))
+    assert (summary.bubble, summary.micro_batches_held) == (pytest.approx(bubble), held)
+    assert f"{schedule} of 2 chunks" in render_summary(summary) or chunks == 1
+
+
+def test_the_head_weighs_eight_tenths_of_a_block(starcoder: RunConfig) -> None:
+    assert head_cost(starcoder.model) == pytest.approx(0.80, abs=0.005)
+    assert [len(layers) for layers in layers_of(starcoder.model, starcoder.parallel)] == [10] * 4
+
+
+def test_stage_layers_go_before_the_split() -> None:
+    model = ModelConfig(layers=8, hidden=64, heads=8, vocab=128)
+    parallel = ParallelConfig(pp=2, schedule="zb-v", stage_layers=(3, 2, 2, 1))
+    assert layers_of(model, parallel) == (range(3), range(3, 5), range(5, 7), range(7, 8))
+    ends, middle = (count_on_rank(model, parallel, stage) for stage in (0, 1))
+    assert ends.attention == middle.attention and ends.token_embedding == 128 * 64
+    assert (ends.head_copy, middle.token_embedding, middle.head_copy) == (0, 0, 0)
+    assert ends.total + middle.total == count_parameters(model).total
+    with pytest.raises(ValueError, match="does not split 8 layers"):
+        layers_of(model, ParallelConfig(pp=2, stage_layers=(3, 2)))
 
 
 def test_the_summarys_lines_are_aligned(starcoder: RunConfig) -> None:

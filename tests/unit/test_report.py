@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from megacode.layout.schedules import make_schedule
+from megacode.layout.schedules import make_placement, make_schedule
 from megacode.layout.simulate import EqualStages, simulate
-from megacode.layout.stages import Placement
 from megacode.metrics import MetricsLog
 from megacode.metrics.axes import labelled, short, spanning
 from megacode.metrics.charts import Level, Series, line_chart, thin
@@ -54,20 +53,22 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.text).split())
 
 
-def _timeline(stages: int, count: int) -> dict[str, Any]:
-    timed = simulate(make_schedule("1f1b", Placement(stages), count), EqualStages(0.01, 0.01, 0.01))
+def _timeline(stages: int, count: int, name: str = "1f1b", chunks: int = 1) -> dict[str, Any]:
+    placement = make_placement(name, stages, chunks)
+    timed = simulate(make_schedule(name, placement, count), EqualStages(0.01, 0.012, 0.009, num_chunks=chunks))
     actions = [
         {
             "stage": item.stage,
             "kind": item.action.kind.value,
             "micro_batch": item.action.micro_batch,
+            "chunk": item.action.chunk,
             "start": 100 + item.start,
             "end": 100 + item.end,
         }
         for item in timed
     ]
     link = {"stage": 1, "kind": "recv_activation", "micro_batch": 0, "start": 100.0, "end": 100.01}
-    return {"schedule": "1f1b", "stages": stages, "actions": [*actions, link]}
+    return {"schedule": name, "stages": stages, "actions": [*actions, link]}
 
 
 def _write_run(folder: Path) -> None:
@@ -138,7 +139,7 @@ def test_the_pipeline_is_drawn_whole_and_its_bubble_told(full: str) -> None:
     assert full.count('<rect class="wait"') == 2
     assert full.count('<g class="link receive">') == 1
     assert "A stage waits 5.9 % of it, measured" in full
-    assert "(m + p − 1) = 5.9 %" in full
+    assert "equal stages and free messages would leave 5.9 %" in full
 
 
 def test_data_and_completions_are_told_and_escaped(full: str) -> None:
@@ -165,6 +166,8 @@ def test_missing_inputs_are_told_in_their_place(tmp_path: Path) -> None:
         ("metrics.jsonl", '{"kind": "start"}\n', "loss"),
         ("timeline.json", '{"actions": []}', "timeline"),
         ("timeline.json", '{"stages": 2, "actions": [{"stage": 0}]}', "timeline"),
+        ("timeline.json", json.dumps({**_timeline(2, 2), "schedule": "zigzag"}), "timeline"),
+        ("timeline.json", json.dumps({"schedule": "1f1b", "stages": 1, "actions": [{"kind": "rest"}]}), "timeline"),
         ("timeline.json", "[", "timeline"),
         ("manifest.json", "[]", "data"),
         ("manifest.json", '{"steps": [3]}', "data"),
@@ -198,15 +201,31 @@ def test_what_the_caller_gives_goes_before_the_start_row(tmp_path: Path) -> None
     assert "parameters 7 on 8 ranks" in words and "1.000 above unigram" in words and "TP 2" in words
 
 
+@pytest.mark.parametrize(("name", "chunks"), [("1f1b", 1), ("interleaved", 3), ("zb-h1", 1), ("zb-v", 2)])
 @pytest.mark.parametrize(("stages", "count"), [(1, 1), (2, 16), (4, 3), (8, 32)])
-def test_the_measured_bubble_of_an_ideal_step_is_the_formulas(tmp_path: Path, stages: int, count: int) -> None:
-    form = _timeline(stages, count)
+def test_the_measured_bubble_of_an_ideal_step_is_the_schedules(
+    tmp_path: Path, name: str, chunks: int, stages: int, count: int
+) -> None:
+    form = _timeline(stages, count, name, chunks)
     form["actions"] = [action for action in form["actions"] if action["stage"] < stages]
     (tmp_path / "timeline.json").write_text(json.dumps(form))
     timeline = read_timeline(tmp_path / "timeline.json")
     assert timeline.num_micro_batches == count
     assert timeline.bubble == pytest.approx(timeline.ideal_bubble, abs=1e-9)
-    assert timeline.ideal_bubble == pytest.approx((stages - 1) / (count + stages - 1))
+    if name == "1f1b":
+        assert timeline.ideal_bubble == pytest.approx((stages - 1) / (count + stages - 1))
+
+
+def test_parts_of_backward_passes_and_chunks_are_told_apart(tmp_path: Path) -> None:
+    _write_run(tmp_path)
+    (tmp_path / "timeline.json").write_text(json.dumps(_timeline(2, 4, "zb-v", 2)))
+    write_report(inputs_in(tmp_path, "run"), tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    for kind in ("forward", "backward_input", "backward_weight"):
+        assert text.count(f'<g class="pass {kind}">') == 16
+    assert text.count('fill-opacity="0.60"') == 24
+    assert "backward, input" in text and "backward, weights" in text and "2 chunks on each" in text
+    assert "backward weight of micro-batch 3, chunk 1" in text
 
 
 def test_thinning_keeps_ends_and_spikes() -> None:
