@@ -14,8 +14,8 @@ def bubble_formula(name: str, placement: Placement, num_micro_batches: int, pass
     """The share of the step in which a stage waits; with F, B, W and T = F + B + W per micro-batch and stage:
 
     gpipe, 1f1b:  (p - 1) T             Narayanan et al. 2021, section 2.2 (there as a share of the ideal m T)
-    interleaved:  (p - 1) T / v         the same; for m a multiple of p
-    zb-h1:        (p - 1) (F + B - W)   Qi et al. 2023, arXiv 2401.10241, section 2; for m >= p and F = B = W
+    interleaved:  (p - 1) T / v         the same, for m a multiple of p; here for all m >= p
+    zb-h1:        (p - 1) (F + B - W)   Qi et al. 2023, arXiv 2401.10241, section 2; for m >= p, W <= B
     zb-v:         (p - 1) F / 2         there 0, for it doesn't count this wait for the first micro-batch; for m >= 2p
                                         and F = B = W
 

@@ -1,12 +1,9 @@
-"""The order of the computations on one stage, for each schedule.
-
-An order is written down for a convenient number of micro-batches. Fewer are run by leaving some out: what remains is
-in the same order on every stage, so it cannot deadlock where the whole did not, and holds no more activations.
-"""
+"""The order of the computations on one stage, for each schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from megacode.layout.actions import Action, Kind
 from megacode.layout.stages import Placement
@@ -31,22 +28,24 @@ def one_forward_one_backward(stage: int, placement: Placement, count: int) -> Or
 
 
 def interleaved(stage: int, placement: Placement, count: int) -> Order:
-    """Interleaved 1F1B (Narayanan et al. 2021, section 2.2; Megatron-LM's order).
+    """Interleaved 1F1B (Narayanan et al. 2021, section 2.2; Megatron-LM's order), for any number of micro-batches.
 
-    Micro-batches go in groups of p: a group passes through chunk 0, then through chunk 1, and so on; backward the other
-    way round. A last group that is not full is run as a full one whose missing micro-batches are left out.
+    Micro-batches go in groups: a group passes through chunk 0, then through chunk 1, and so on; backward the other way
+    round. Groups have p micro-batches where p divides their number, as in Megatron; otherwise some have a few more, so
+    that none is too small to fill the pipeline, and the bubble is the same.
     """
     p, v = placement.num_stages, placement.num_chunks
-    groups = [range(first, first + p) for first in range(0, count, p)]
-    turns = [(index, chunk) for group in groups for chunk in range(v) for index in group]
+    num_groups = max(1, count // p)
+    bounds = [count * group // num_groups for group in range(num_groups + 1)]
+    turns = [(index, chunk) for group in pairwise(bounds) for chunk in range(v) for index in range(*group)]
+    largest = -(-count // num_groups)
+    warm_up = min(2 * (p - 1 - stage) + (v - 1) * largest, len(turns))
     forward = [Action(Kind.FORWARD, index, chunk) for index, chunk in turns]
     backward = [Action(Kind.BACKWARD, index, v - 1 - chunk) for index, chunk in turns]
-    warm_up = min(2 * (p - 1 - stage) + (v - 1) * p, len(turns))
-    order = forward[:warm_up]
+    yield from forward[:warm_up]
     for ahead, back in zip(forward[warm_up:], backward, strict=False):
-        order += [ahead, back]
-    order += backward[len(turns) - warm_up :]
-    return (action for action in order if action.micro_batch < count)
+        yield from (ahead, back)
+    yield from backward[len(turns) - warm_up :]
 
 
 def zero_bubble_h1(stage: int, placement: Placement, count: int) -> Order:
@@ -69,8 +68,9 @@ def zero_bubble_v(stage: int, placement: Placement, count: int) -> Order:
     """ZB-V (Qi et al. 2023, section 6), for F = B = W: a stage holds at most 2p chunks of half a stage each.
 
     Chunk 0 is filled until the first micro-batch is back on its way up, then both chunks take turns until its gradient
-    arrives; from there on every stage does three passes of one chunk, three of the other, and never waits. With fewer
-    than 2p micro-batches, the order of 2p without those that are not there.
+    arrives; from there on every stage does three passes of one chunk, three of the other, and never waits. Fewer than
+    2p micro-batches are run as 2p with some left out: what remains is in one order on every stage, so it cannot
+    deadlock where the whole did not, and holds no more activations.
     """
     p, full = placement.num_stages, max(count, 2 * placement.num_stages)
     made = {(kind, chunk): 0 for kind in _ZERO_BUBBLE for chunk in (0, 1)}

@@ -24,6 +24,7 @@ from megacode.plan import (
     summarize,
     tflops_per_rank,
 )
+from megacode.plan.schedule_table import render_schedule_table
 from megacode.plan.stages import head_cost, layers_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -239,3 +240,8 @@ def test_one_stage_has_no_bubble(starcoder: RunConfig) -> None:
     summary = summarize(starcoder.model_copy(update={"parallel": parallel}))
     assert summary.bubble == 0.0
     assert "0.0 % bubble" in render_summary(replace(summary, bubble=0.0))
+
+
+def test_the_table_of_schedules_is_current() -> None:
+    page = (EXAMPLES.parent / "docs" / "schedules.md").read_text(encoding="utf-8")
+    assert render_schedule_table() in page, "run `python -m megacode.plan.schedule_table` and paste it there"
