@@ -74,7 +74,9 @@ class ParallelConfig(Section):
         default=1, description="model chunks per stage; 2 with interleaved and zb-v unless given, 1 with the others"
     )
     stage_layers: tuple[PositiveInt, ...] = Field(
-        default=(), strict=False, description="layers of each stage, chunk by chunk; split by cost unless given"
+        default=(),
+        strict=False,
+        description="layers of each of the pp x chunks parts, in the model's order; split by cost unless given",
     )
 
     @model_validator(mode="before")
