@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from megacode.kernels.counter_random import AttentionDropout, attention_keep_mask, check_heads
+from megacode.kernels.reference import check_documents
 
 _MOST_ROWS = 128
 _FEWEST_ROWS = 16
@@ -26,26 +27,36 @@ _SCORES_IN_CACHE = 1 << 19
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: AttentionDropout | None,
+    window: int | None = None,
+    documents: tuple[int, ...] | None = None,
 ) -> Tensor:
     """`reference.causal_attention`: query [b, s, n, d], key and value [b, s, k, d] -> [b, s, n, d].
 
-    Keeps O(s) memory for backward and O(s) per row of a block while it works.
-    Raises ValueError where n % k != 0, or where the dropout does not cover the heads.
+    Keeps O(s) memory for backward and O(s) per row of a block while it works; keys of other documents are skipped.
+    Raises ValueError where n % k != 0, where the dropout does not cover the heads, or the documents not the rows.
     """
     heads, kv_heads = query.shape[2], key.shape[2]
     if heads % kv_heads:
         raise ValueError(f"query heads ({heads}) must be a multiple of key-value heads ({kv_heads})")
     if dropout is not None:
         check_heads(dropout, heads)
-    attended: Tensor = _BlockedAttention.apply(query, key, value, dropout, window)  # type: ignore[no-untyped-call]
+    if documents is not None:
+        check_documents(documents, *query.shape[:2])
+    attended: Tensor = _BlockedAttention.apply(  # type: ignore[no-untyped-call]
+        query, key, value, dropout, window, documents
+    )
     return attended
 
 
 @dataclass(frozen=True)
 class _Block:
-    """Queries `rows` and the keys `keys` that at least one of them sees."""
+    """Queries `rows` of the sequences `sequences`, and the keys `keys` that at least one of them sees."""
 
+    sequences: range
     rows: range
     keys: range
 
@@ -53,21 +64,41 @@ class _Block:
 class _Problem:
     """One call's sizes, and its blocks. `width` is d; `group` query heads read each of `kv_heads` heads."""
 
-    def __init__(self, query: Tensor, kv_heads: int, dropout: AttentionDropout | None, window: int | None) -> None:
+    def __init__(
+        self,
+        query: Tensor,
+        kv_heads: int,
+        dropout: AttentionDropout | None,
+        window: int | None,
+        documents: tuple[int, ...] | None,
+    ) -> None:
         self.batch, self.length, self.heads, self.width = query.shape
         self.kv_heads, self.group = kv_heads, self.heads // kv_heads
         self.device, self.dtype = query.device, query.dtype
         self.dropout = dropout if dropout is not None and dropout.probability > 0.0 else None
         self.window = window if window is not None and window < self.length else None
+        self.documents = documents
 
     def blocks(self) -> Iterator[_Block]:
         """Every query once."""
         fitting = _SCORES_IN_CACHE // (self.batch * self.heads * self.length)
         height = max(_FEWEST_ROWS, min(_MOST_ROWS, fitting))
-        for start in range(0, self.length, height):
-            stop = min(start + height, self.length)
-            first = 0 if self.window is None else max(0, start - self.window + 1)
-            yield _Block(range(start, stop), range(first, stop))
+        for sequences, document in self._documents():
+            for start in range(document.start, document.stop, height):
+                stop = min(start + height, document.stop)
+                first = document.start if self.window is None else max(document.start, start - self.window + 1)
+                yield _Block(sequences, range(start, stop), range(first, stop))
+
+    def _documents(self) -> Iterator[tuple[range, range]]:
+        """Sequences, and tokens of them that are one document."""
+        if self.documents is None:
+            yield range(self.batch), range(self.length)
+            return
+        end = 0
+        for length in self.documents:
+            sequence, start = divmod(end, self.length)
+            yield range(sequence, sequence + 1), range(start, start + length)
+            end += length
 
     def fold(self, x: Tensor) -> Tensor:
         """Queries [b, s, n, d] -> [b k, s g, d]: for each key-value head, the rows that read it."""
@@ -87,29 +118,36 @@ class _Problem:
         """The inverse of `fold_keys`."""
         return x.view(self.batch, self.kv_heads, self.length, self.width).transpose(1, 2)
 
-    def folded(self, block: _Block) -> slice:
-        """The folded rows of a block's queries."""
-        return slice(block.rows.start * self.group, block.rows.stop * self.group)
+    def rows(self, block: _Block) -> tuple[slice, slice]:
+        """Where a block's queries are in what `fold` makes."""
+        return self._heads(block), slice(block.rows.start * self.group, block.rows.stop * self.group)
+
+    def keys(self, block: _Block) -> tuple[slice, slice]:
+        """Where a block's keys are in what `fold_keys` makes."""
+        return self._heads(block), slice(block.keys.start, block.keys.stop)
+
+    def _heads(self, block: _Block) -> slice:
+        return slice(block.sequences.start * self.kv_heads, block.sequences.stop * self.kv_heads)
 
     def probabilities(self, query: Tensor, key: Tensor, block: _Block) -> Tensor:
-        """softmax(Q K^T / sqrt(d)) of a block, before dropout: [b k, rows g, keys]."""
-        rows = query[:, self.folded(block)]
-        keys = key[:, block.keys.start : block.keys.stop]
+        """softmax(Q K^T / sqrt(d)) of a block, before dropout: [its b k, rows g, keys]."""
+        rows, keys = query[self.rows(block)], key[self.keys(block)]
         scores = rows.new_empty(len(rows), rows.shape[1], len(block.keys))
         torch.baddbmm(scores, rows, keys.mT, beta=0, alpha=self.width**-0.5, out=scores)
         self._hide(scores.view(len(rows), len(block.rows), self.group, -1), block)
         return torch.softmax(scores, dim=-1)
 
     def keep(self, block: _Block) -> Tensor | None:
-        """What dropout multiplies a block's probabilities with, or None: [b k, rows g, keys]."""
+        """What dropout multiplies a block's probabilities with, or None: [its b k, rows g, keys]."""
         if self.dropout is None:
             return None
         mask = attention_keep_mask(
             self.dropout, self.batch, self.heads, self.length, self.device, block.rows, block.keys
         )
+        mask = mask[block.sequences.start : block.sequences.stop]
         split = mask.unflatten(1, (self.kv_heads, self.group)).transpose(2, 3)
         factor = torch.full((), 1.0 / (1.0 - self.dropout.probability), dtype=self.dtype, device=self.device)
-        return split.reshape(self.batch * self.kv_heads, -1, len(block.keys)) * factor
+        return split.reshape(-1, len(block.rows) * self.group, len(block.keys)) * factor
 
     def _hide(self, scores: Tensor, block: _Block) -> None:
         """Put -inf where a query does not see a key; `scores` is [b k, rows, g, keys]."""
@@ -125,43 +163,44 @@ class _Problem:
 class _BlockedAttention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        dropout: AttentionDropout | None,
+        window: int | None,
+        documents: tuple[int, ...] | None,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value)
-        ctx.problem = problem = _Problem(query, key.shape[2], dropout, window)
+        ctx.problem = problem = _Problem(query, key.shape[2], dropout, window, documents)
         q, k, v = problem.fold(query), problem.fold_keys(key), problem.fold_keys(value)
         out = torch.empty_like(q)
         for block in problem.blocks():
             weights = problem.probabilities(q, k, block)
             if (keep := problem.keep(block)) is not None:
                 weights *= keep
-            values = v[:, block.keys.start : block.keys.stop]
-            torch.bmm(weights, values, out=out[:, problem.folded(block)])
+            torch.bmm(weights, v[problem.keys(block)], out=out[problem.rows(block)])
         return problem.unfold(out)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         problem: _Problem = ctx.problem
         query, key, value = ctx.saved_tensors
         q, k, v, dout = problem.fold(query), problem.fold_keys(key), problem.fold_keys(value), problem.fold(grad)
         dq, wide = torch.empty_like(q), torch.promote_types(q.dtype, torch.float32)
         dk, dv = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
         for block in problem.blocks():
-            rows, keys = problem.folded(block), slice(block.keys.start, block.keys.stop)
+            rows, keys = problem.rows(block), problem.keys(block)
             probabilities, keep = problem.probabilities(q, k, block), problem.keep(block)
-            dweights = torch.bmm(dout[:, rows], v[:, keys].mT)
+            dweights = torch.bmm(dout[rows], v[keys].mT)
             weights = probabilities if keep is None else probabilities * keep
-            dv[:, keys] += torch.bmm(weights.mT, dout[:, rows])
+            dv[keys] += torch.bmm(weights.mT, dout[rows])
             if keep is not None:
                 dweights *= keep
             dscores = torch._softmax_backward_data(dweights, probabilities, -1, q.dtype)
-            torch.bmm(dscores, k[:, keys], out=dq[:, rows])
-            dk[:, keys] += torch.bmm(dscores.mT, q[:, rows])
+            torch.bmm(dscores, k[keys], out=dq[rows])
+            dk[keys] += torch.bmm(dscores.mT, q[rows])
         scale = problem.width**-0.5
-        return (
-            problem.unfold(dq.mul_(scale)),
-            problem.unfold_keys(dk.mul_(scale).to(q.dtype)),
-            problem.unfold_keys(dv.to(q.dtype)),
-            None,
-            None,
-        )
+        dquery = problem.unfold(dq.mul_(scale))
+        dkey, dvalue = problem.unfold_keys(dk.mul_(scale).to(q.dtype)), problem.unfold_keys(dv.to(q.dtype))
+        return dquery, dkey, dvalue, None, None, None

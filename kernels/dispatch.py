@@ -27,13 +27,15 @@ class Implementations:
 
     name_by_op:       what runs for each operation, for people to read at the start of a run.
     layer_norm:       (x [..., h], weight [h], bias [h], eps) -> [..., h]; see `reference.layer_norm`.
-    causal_attention: (query [b, s, n, d], key [b, s, k, d], value [b, s, k, d], dropout, window) -> [b, s, n, d];
-                      see `reference.causal_attention`.
+    causal_attention: (query [b, s, n, d], key [b, s, k, d], value [b, s, k, d], dropout, window, documents) ->
+                      [b, s, n, d]; see `reference.causal_attention`.
     """
 
     name_by_op: Mapping[str, str]
     layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]
-    causal_attention: Callable[[Tensor, Tensor, Tensor, AttentionDropout | None, int | None], Tensor]
+    causal_attention: Callable[
+        [Tensor, Tensor, Tensor, AttentionDropout | None, int | None, tuple[int, ...] | None], Tensor
+    ]
 
 
 def choose(requested: str, device_type: str) -> Implementations:

@@ -216,14 +216,19 @@ class _FlashAttention(torch.autograd.Function):
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: AttentionDropout | None,
+    window: int | None = None,
+    documents: tuple[int, ...] | None = None,
 ) -> Tensor:
     """`reference.causal_attention` in Triton, differentiable in query, key and value; O(s) memory.
 
     Shapes: query [b, s, n, d], key and value [b, s, k, d], n % k == 0, d <= 128, one dtype of bf16, fp16 or fp32, any
     strides; returns [b, s, n, d], contiguous. fp32 is exact but runs off the tensor cores.
-    Raises ValueError where shapes, dtypes or the dropout's heads do not fit together, and for a `window` shorter than
-    s, which these kernels do not have.
+    Raises ValueError where shapes, dtypes or the dropout's heads do not fit together, and for `documents` or a
+    `window` shorter than s, which these kernels do not have.
     """
     _check(query, key, value, dropout)
     if window is not None and window < query.shape[1]:
@@ -231,6 +236,8 @@ def causal_attention(
             f"the Triton attention has no sliding window yet, asked for {window} keys of {query.shape[1]}; "
             "use kernels = 'torch'"
         )
+    if documents is not None:
+        raise ValueError("the Triton attention has no document mask yet; use kernels = 'torch'")
     if dropout is not None and dropout.probability == 0.0:
         dropout = None
     query, key, value = (_with_unit_width_stride(tensor) for tensor in (query, key, value))

@@ -18,16 +18,22 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
 
 
 def causal_attention(
-    query: Tensor, key: Tensor, value: Tensor, dropout: AttentionDropout | None, window: int | None = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: AttentionDropout | None,
+    window: int | None = None,
+    documents: tuple[int, ...] | None = None,
 ) -> Tensor:
     """`reference.causal_attention`: query [b, s, n, d], key and value [b, s, k, d].
 
-    On CUDA without dropout or window by scaled_dot_product_attention; everything else by `blocked_attention`, since
-    torch's fused kernels draw dropout from a stateful generator that no other layout could repeat.
+    On CUDA without dropout, window or documents by scaled_dot_product_attention; everything else by
+    `blocked_attention`, since torch's fused kernels draw dropout from a stateful generator that no other layout could
+    repeat, and know no documents.
     """
     is_plain = (dropout is None or dropout.probability == 0.0) and (window is None or window >= query.shape[1])
-    if not (query.is_cuda and is_plain):
-        return blocked_attention.causal_attention(query, key, value, dropout, window)
+    if not (query.is_cuda and is_plain and documents is None):
+        return blocked_attention.causal_attention(query, key, value, dropout, window, documents)
     attended = functional.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),

@@ -142,12 +142,22 @@ def _kernels(config: RunConfig) -> Iterator[Problem]:
         yield Problem("model.hidden", str(config.model.hidden), rule, 'set kernels.implementation = "torch"')
 
 
+def _is_triton(config: RunConfig) -> bool:
+    asked = config.kernels.implementation
+    return asked == "triton" or (asked == "auto" and config.launch.device == "cuda")
+
+
 def _window(config: RunConfig) -> Iterator[Problem]:
-    window, asked = config.model.window, config.kernels.implementation
-    is_triton = asked == "triton" or (asked == "auto" and config.launch.device == "cuda")
-    if is_triton and window is not None and window < config.data.sequence:
+    window = config.model.window
+    if _is_triton(config) and window is not None and window < config.data.sequence:
         rule = "the Triton attention has no sliding window yet"
         yield Problem("model.window", str(window), rule, 'set kernels.implementation = "torch"')
+
+
+def _document_mask(config: RunConfig) -> Iterator[Problem]:
+    if config.data.document_mask and _is_triton(config):
+        rule = "the Triton attention has no document mask yet"
+        yield Problem("data.document_mask", "true", rule, 'set kernels.implementation = "torch"')
 
 
 RULES: tuple[Rule, ...] = (
@@ -172,6 +182,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
     Rule(("model.window", "data.sequence", "launch.device", "kernels.implementation"), _window),
+    Rule(("data.document_mask", "launch.device", "kernels.implementation"), _document_mask),
 )
 
 

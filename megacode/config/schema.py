@@ -107,6 +107,9 @@ class DataConfig(Section):
     tokenizer: str = Field(description="folder with tokenizer.json")
     sequence: PositiveInt = Field(description="tokens a sample is trained on")
     seed: NonNegativeInt = Field(default=1234, description="of the order of samples and the FIM cuts")
+    document_mask: bool = Field(
+        default=False, description="attention stays inside a document, and positions start again with each"
+    )
     fim: FimConfig = FimConfig()
 
 

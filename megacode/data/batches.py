@@ -15,9 +15,19 @@ from megacode.data.shuffle import ShuffledStream
 
 
 class BatchPlan:
-    """`stream` cut into global batches; `rows` sequences a micro-batch, `global_batch` sequences a step."""
+    """`stream` cut into global batches; `rows` sequences a micro-batch, `global_batch` sequences a step.
 
-    def __init__(self, stream: SampleStream | ShuffledStream, micro_batch: int, global_batch: int, dp: int) -> None:
+    `end_of_text`, where given, is the token whose documents each micro-batch keeps apart.
+    """
+
+    def __init__(
+        self,
+        stream: SampleStream | ShuffledStream,
+        micro_batch: int,
+        global_batch: int,
+        dp: int,
+        end_of_text: int | None = None,
+    ) -> None:
         """Raises DataError unless `global_batch` is a multiple of `micro_batch` x `dp`, all at least 1."""
         for name, value in (("micro_batch", micro_batch), ("global_batch", global_batch), ("dp", dp)):
             if value < 1:
@@ -33,6 +43,7 @@ class BatchPlan:
         self.rows = micro_batch
         self.global_batch = global_batch
         self.dp = dp
+        self.end_of_text = end_of_text
         self.micro_batches_per_rank = global_batch // each
 
     def sample_indices(self, step: int, dp_rank: int, index: int) -> range:
@@ -47,4 +58,5 @@ class BatchPlan:
 
     def micro_batch(self, step: int, dp_rank: int, index: int) -> MicroBatch:
         """Return micro-batch `index` (0 <= index < micro_batches_per_rank) of `dp_rank` at `step`."""
-        return micro_batch_of(np.stack([self.stream.sample(n) for n in self.sample_indices(step, dp_rank, index)]))
+        samples = np.stack([self.stream.sample(n) for n in self.sample_indices(step, dp_rank, index)])
+        return micro_batch_of(samples, self.end_of_text)

@@ -2,7 +2,7 @@
 
 Epoch e is the shard's documents in the order of a permutation drawn for (seed, e), each rearranged by FIM as a whole,
 one behind the other. Epochs follow each other without a gap. FIM keeps every document's length, so where a token
-sits needs lengths only, no preprocessing pass and no saved state. As in Megatron, attention crosses documents.
+sits needs lengths only, no preprocessing pass and no saved state.
 
 Limits: an epoch's order and cumulative lengths are kept in memory, 16 bytes a document.
 """

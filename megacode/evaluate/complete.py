@@ -15,6 +15,7 @@ from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.read import CheckpointReader
 from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.data.tokenizer import Tokenizer
+from megacode.layers.forward_pass import ForwardPass
 from megacode.model.stage import Stage
 
 
@@ -63,7 +64,7 @@ class Completer:
         while len(made) < sampling.max_tokens:
             seen = torch.tensor([[*tokens, *made][-self._context :]])
             with torch.no_grad():
-                x = self._stage(self._stage.embed(seen, torch.arange(seen.shape[1]).unsqueeze(0), None), None)
+                x = self._stage(self._stage.embed(seen, torch.arange(seen.shape[1]).unsqueeze(0), None), ForwardPass())
                 logits = self._stage.logits(x[:, -1:])[0, 0, : self._tokenizer.vocab_size]
             if sampling.temperature > 0.0:
                 chances = torch.softmax(logits / sampling.temperature, dim=-1)

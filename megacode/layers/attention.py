@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from megacode.config.schema import ModelConfig
 from megacode.kernels.counter_random import AttentionDropout
 from megacode.layers.dropout import Draw
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear, column_parallel
 from megacode.layers.rotary import rotate
 from megacode.layers.spec import Copied, LayerContext, Split
@@ -35,16 +36,20 @@ class Attention(nn.Module):
         # With copied heads a rank's query heads all read one of them, since then tp is a multiple of kv_heads.
         self.read_head = None if is_cut else tp.index * model.kv_heads // tp.size
 
-    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
-        """Attend over the whole sequence, positions counted from its start; `draw` is None in evaluation."""
+    def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """Attend over the whole sequence, or inside its documents.
+
+        Rotary positions count from the start of the sequence either way: only their differences enter the scores.
+        """
         query, key_value = column_parallel(x, [self.query, self.key_value])
         query = query.unflatten(-1, (self.local_heads, self.model.head_width))
         key, value = (self._heads_read(part) for part in key_value.chunk(2, dim=-1))
         if self.model.positions == "rotary":
             positions = torch.arange(query.shape[1], device=x.device)
             query, key = (rotate(heads, positions, self.model.rope_theta) for heads in (query, key))
-        dropout = self._dropout(draw)
-        attended = self.context.kernels.causal_attention(query, key, value, dropout, self.model.window)
+        attended = self.context.kernels.causal_attention(
+            query, key, value, self._dropout(forward_pass.draw), self.model.window, forward_pass.documents
+        )
         return self.out(attended.flatten(2))
 
     def _heads_read(self, part: Tensor) -> Tensor:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from megacode.config.schema import ModelConfig
 from megacode.layers.attention import Attention
-from megacode.layers.dropout import Draw, sequence_dropout
+from megacode.layers.dropout import sequence_dropout
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.mlp import MLP
 from megacode.layers.norm import LayerNorm
 from megacode.layers.spec import LayerContext
@@ -29,8 +30,9 @@ class Block(nn.Module):
         self.mlp_norm = LayerNorm(context, f"{name}.mlp_norm", model.hidden, model.norm_eps)
         self.mlp = MLP(context, f"{name}.mlp", model, out_std)
 
-    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
-        """[b, s/tp, h] -> [b, s/tp, h]; `draw` is None in evaluation."""
-        attended = self.attention(self.attention_norm(x), draw)
+    def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
+        """[b, s/tp, h] -> [b, s/tp, h]."""
+        draw = forward_pass.draw
+        attended = self.attention(self.attention_norm(x), forward_pass)
         x = x + sequence_dropout(attended, self.dropout, draw, self.first_site + 1, self.tp)
         return x + sequence_dropout(self.mlp(self.mlp_norm(x)), self.dropout, draw, self.first_site + 2, self.tp)

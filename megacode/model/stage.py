@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.spec import LayerContext, ParamSpec, named_specs
 from megacode.layers.weight_gradients import WeightGradients
 from megacode.model.block import Block
@@ -48,17 +49,17 @@ class Stage(nn.Module):
         assert self.embedding is not None, "only the first stage embeds"
         return self.embedding(tokens, positions, draw)
 
-    def forward(self, x: Tensor, draw: Draw | None) -> Tensor:
+    def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
         """Run the blocks: [b, s/tp, h] -> [b, s/tp, h].
 
-        With recomputation (Chen et al. 2016) a block keeps only its input. Its dropout is a function of `draw`, so
-        there is no random state to keep.
+        With recomputation (Chen et al. 2016) a block keeps only its input. Its dropout is a function of its
+        draw, so there is no random state to keep.
         """
         for block in self.blocks:
             if self._recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, draw, use_reentrant=False, preserve_rng_state=False)
+                x = checkpoint(block, x, forward_pass, use_reentrant=False, preserve_rng_state=False)
             else:
-                x = block(x, draw)
+                x = block(x, forward_pass)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

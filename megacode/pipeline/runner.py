@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from megacode.data.microbatch import MicroBatch
-from megacode.layers.dropout import Draw
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layout.schedules import Action, Kind, Schedule
 from megacode.model.stage import Stage
 from megacode.pipeline.links import Links
@@ -24,14 +24,14 @@ def observe_nothing(action: Action, start: float, end: float) -> None:
 
 @dataclass(frozen=True)
 class Work:
-    """What the runner works on: one micro-batch and one draw (None: evaluation) per index of the schedule.
+    """What the runner works on: one micro-batch and one forward pass per index of the schedule.
 
-    Inner stages need no micro-batch contents: `batches` is empty there. `loss_scale`, a scalar, multiplies the sum of
-    token losses before backward.
+    Inner stages need no micro-batch contents: `batches` may be empty there. `loss_scale`, a scalar, multiplies the sum
+    of token losses before backward.
     """
 
     batches: Sequence[MicroBatch]
-    draws: Sequence[Draw | None]
+    passes: Sequence[ForwardPass]
     loss_scale: Tensor
 
 
@@ -75,12 +75,12 @@ class Runner:
         return flight.losses
 
     def _forward(self, action: Action, work: Work, flight: _InFlight) -> None:
-        index, draw = action.micro_batch, work.draws[action.micro_batch]
+        index, forward_pass = action.micro_batch, work.passes[action.micro_batch]
         if self._stage.embedding is not None:
-            x = self._stage.embed(work.batches[index].tokens, work.batches[index].positions, draw)
+            x = self._stage.embed(work.batches[index].tokens, work.batches[index].positions, forward_pass.draw)
         else:
             x = flight.inputs[index]
-        x, head = self._stage(x, draw), self._stage.head
+        x, head = self._stage(x, forward_pass), self._stage.head
         trains = torch.is_grad_enabled()
         if head is None:
             flight.outputs[index] = x

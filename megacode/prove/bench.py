@@ -9,13 +9,12 @@ from typing import Any
 import torch
 
 from megacode.config.schema import RunConfig
-from megacode.data.batches import BatchPlan
 from megacode.kernels.dispatch import choose
 from megacode.layout.topology import Topology
 from megacode.parallel.groups import Connector, joined_world, make_groups
 from megacode.pipeline.runner import observe_nothing
 from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
-from megacode.prove.synthetic import RandomTokens
+from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Feed, assemble
 from megacode.train.device import claim_device
 from megacode.train.place import Place
@@ -42,10 +41,8 @@ def _bench_in_world(
 ) -> dict[str, Any] | None:
     parallel = config.parallel
     groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank, connector)
-    tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
-    plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
     kernels = choose(config.kernels.implementation, device.type)
-    run = assemble(config, groups, Feed(plan, {}, ""), kernels, device, observe_nothing)
+    run = assemble(config, groups, Feed(synthetic_plan(config), {}, ""), kernels, device, observe_nothing)
     reports = [train_step(run, step, False) for step in range(1, WARM_UP_STEPS + steps + 1)]
     return _figures(config, reports[WARM_UP_STEPS:], dict(kernels.name_by_op)) if rank == 0 else None
 

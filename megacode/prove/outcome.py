@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from megacode.config.schema import RunConfig
-from megacode.data.batches import BatchPlan
 from megacode.kernels.dispatch import choose
 from megacode.layout.topology import Topology
 from megacode.parallel.groups import Connector, joined_world, make_groups, single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.ranks import run_ranks
-from megacode.prove.synthetic import RandomTokens
+from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Feed, Run, assemble
 from megacode.train.step import train_step
 
@@ -88,10 +87,8 @@ def assemble_synthetic(config: RunConfig, rank: int, connector: Connector | None
     parallel = config.parallel
     topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
     groups = make_groups(topology, rank, connector) if topology.world_size > 1 else single_rank()
-    tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
-    plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
     kernels = choose(config.kernels.implementation, "cpu")
-    return assemble(config, groups, Feed(plan, {}, ""), kernels, torch.device("cpu"), observe_nothing)
+    return assemble(config, groups, Feed(synthetic_plan(config), {}, ""), kernels, torch.device("cpu"), observe_nothing)
 
 
 def join(ranks: Sequence[RankOutcome]) -> Outcome:

@@ -20,9 +20,8 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
     """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
 
     Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
-    Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
-    window's share of the sequence, proportions of the MLP, uneven stages, dropout, norm epsilon, order, schedule,
-    recomputation, and more micro-batches than stages where there were.
+    window's share of the sequence, the document mask, proportions of the MLP, uneven stages, dropout, norm epsilon,
+    order, schedule, recomputation, and more micro-batches than stages where there were.
     """
     model, train = config.model, config.train
     heads, kv_heads = _heads(model, tp)
@@ -46,13 +45,19 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "window": _window(config, 16 * tp),
         },
         "parallel": {"order": order, "schedule": schedule, "chunks": chunks, "tp": tp, "pp": pp, "dp": dp},
-        "data": {"train": "made up", "tokenizer": "made up", "sequence": 16 * tp},
+        "data": {
+            "train": "made up",
+            "tokenizer": "made up",
+            "sequence": 16 * tp,
+            "document_mask": config.data.document_mask,
+        },
         "optim": {**config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}), "lr": 1e-3},
         "train": {
             "steps": STEPS,
             "micro_batch": micro_batch,
             "global_batch": micro_batches * dp * micro_batch,
             "precision": "fp32",
+            "recompute": train.recompute,
             "seed": train.seed,
         },
         "launch": {"device": "cpu", "timeout_seconds": 120},

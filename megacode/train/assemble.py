@@ -19,6 +19,7 @@ from megacode.data.sidecar import open_shard
 from megacode.data.tokenizer import Tokenizer
 from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layout.schedules import Schedule, forward_only, make_schedule
 from megacode.model.stage import Stage
 from megacode.optim.adamw import ShardedAdamW
@@ -53,18 +54,25 @@ class Run:
     device: torch.device
 
     def batches(self, plan: BatchPlan, step_index: int) -> Sequence[MicroBatch]:
-        """This rank's micro-batches of step `step_index` (from 0), on its device; none on inner stages."""
-        if not (self.groups.is_first_stage or self.groups.is_last_stage):
+        """This rank's micro-batches of step `step_index` (from 0), on its device.
+
+        Inner stages have them only where attention must know the documents.
+        """
+        if not (self.groups.is_first_stage or self.groups.is_last_stage or plan.end_of_text is not None):
             return ()
         return [
             plan.micro_batch(step_index, self.groups.coords.dp, index).to(self.device)
             for index in range(plan.micro_batches_per_rank)
         ]
 
-    def draws(self, step: int) -> Sequence[Draw]:
-        """What dropout in each micro-batch of `step` (from 1) is a function of."""
-        seed, dp = self.config.train.seed, self.groups.topology.dp
-        return [Draw(seed, step, index * dp + self.groups.coords.dp) for index in range(self.config.micro_batches)]
+    def passes(self, plan: BatchPlan, batches: Sequence[MicroBatch], step: int | None) -> Sequence[ForwardPass]:
+        """The forward passes over `batches` in training step `step` (from 1), or in an evaluation (None)."""
+        seed, coords = self.config.train.seed, self.groups.coords
+        passes = []
+        for index in range(plan.micro_batches_per_rank):
+            draw = None if step is None else Draw(seed, step, index * plan.dp + coords.dp)
+            passes.append(ForwardPass(draw, batches[index].documents if batches else None))
+        return passes
 
     def forward_schedule(self, plan: BatchPlan) -> Schedule:
         """The forward passes over one step of a validation plan."""
@@ -81,6 +89,7 @@ def open_feed(config: RunConfig) -> Feed:
             "raise model.vocab, or train a smaller tokenizer"
         )
     policy = FimPolicy(data.fim.rate, data.fim.spm_rate) if data.fim.rate > 0.0 else None
+    end_of_text = tokenizer.end_of_text if data.document_mask else None
     stream = ShuffledStream(
         SampleStream(open_shard(data.train, tokenizer), data.sequence, data.seed, policy, tokenizer)
     )
@@ -94,10 +103,12 @@ def open_feed(config: RunConfig) -> Feed:
                 train.micro_batch,
                 train.validate_sequences,
                 dp,
+                end_of_text,
             )
             for kind, fim in kinds.items()
         }
-    return Feed(BatchPlan(stream, train.micro_batch, train.global_batch, dp), validation, tokenizer.fingerprint)
+    plan = BatchPlan(stream, train.micro_batch, train.global_batch, dp, end_of_text)
+    return Feed(plan, validation, tokenizer.fingerprint)
 
 
 def assemble(

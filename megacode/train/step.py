@@ -55,7 +55,7 @@ def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
     batches = run.batches(run.feed.train, step - 1)
     scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
     clock.phase("data")
-    losses = run.runner.run(run.schedule, Work(batches, run.draws(step), scale))
+    losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale))
     clock.phase("compute")
     run.optimizer.reduce()
     clock.phase("reduce")

@@ -13,7 +13,7 @@ def validate(run: Run) -> dict[str, float]:
     for kind, plan in run.feed.validation.items():
         batches = run.batches(plan, 0)
         scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
-        work = Work(batches, [None] * plan.micro_batches_per_rank, scale)
+        work = Work(batches, run.passes(plan, batches, None), scale)
         sums = run.runner.run(run.forward_schedule(plan), work)
         losses[kind] = share(run, [sum_of(sums, run.device) * scale])[0]
     return losses

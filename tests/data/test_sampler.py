@@ -16,6 +16,7 @@ from megacode.data.draws import INFILL, permutation, words
 from megacode.data.errors import DataError
 from megacode.data.fim import FimKey, FimPolicy, apply_fim
 from megacode.data.indexed import ShardReader
+from megacode.data.microbatch import document_lengths
 from megacode.data.sampler import CACHED_DOCUMENTS, CACHED_EPOCHS, SampleStream, validation_stream
 from megacode.data.shuffle import ShuffledStream
 from megacode.data.tokenizer import Tokenizer
@@ -124,6 +125,29 @@ def test_micro_batch_shapes(shard: Shard) -> None:
     assert batch.weights.dtype == torch.float32 and (batch.weights == 1).all()
     assert (batch.positions == torch.arange(16)).all()
     assert {t.shape for t in (batch.tokens, batch.targets, batch.weights, batch.positions)} == {(3, 16)}
+
+
+def test_documents_and_positions_follow_the_end_of_text(shard: Shard) -> None:
+    """A document ends with token 0 or with its row; positions count from its start; nothing else changes."""
+    stream = SampleStream(shard(random_documents(50, 20)), 32, 3, None)
+    plain, masked = (BatchPlan(stream, 3, 6, 1, end_of_text).micro_batch(0, 0, 1) for end_of_text in (None, 0))
+    assert plain.documents is None and masked.documents is not None and sum(masked.documents) == 3 * 32
+    assert len(masked.documents) > 6
+    for field in ("tokens", "targets", "weights"):
+        assert torch.equal(getattr(plain, field), getattr(masked, field))
+    starts = masked.positions.flatten() == 0
+    ends = (masked.tokens == 0).index_fill(1, torch.tensor([31]), True).flatten()
+    assert torch.equal(starts, ends.roll(1))
+    assert ((masked.positions.diff(dim=1) == 1) | (masked.positions[:, 1:] == 0)).all()
+    assert masked.documents == tuple((masked.positions.flatten()[ends] + 1).tolist())
+    assert masked.to(torch.device("cpu")).documents == masked.documents
+
+
+@pytest.mark.parametrize(
+    ("rows", "lengths"), [([[0, 0, 5], [5, 5, 0]], (1, 1, 1, 3)), ([[5, 5, 5]], (3,)), ([[0], [7]], (1, 1))]
+)
+def test_document_lengths_at_the_edges(rows: list[list[int]], lengths: tuple[int, ...]) -> None:
+    assert document_lengths(np.array(rows), 0) == lengths
 
 
 def test_wrong_calls(shard: Shard) -> None:

@@ -69,6 +69,49 @@ def test_a_window_counts_the_token_itself() -> None:
     torch.testing.assert_close(torch_ops.causal_attention(query, key, value, None, 1), value.expand(1, 6, 2, 3))
 
 
+@pytest.mark.parametrize("window", [None, 4])
+@pytest.mark.parametrize("kv_heads", [1, 2, 6])
+def test_documents_are_attended_as_if_each_were_alone(kv_heads: int, window: int | None) -> None:
+    """Two rows of several documents, of one token too; forward and backward, of the definition and of the fast path."""
+    torch.manual_seed(0)
+    documents = (1, 9, 7, 16, 1)
+    leaves = [torch.randn(2, 17, heads, 16, requires_grad=True) for heads in (6, kv_heads, kv_heads)]
+    grad = torch.randn(2, 17, 6, 16)
+    parts = zip(*(leaf.flatten(0, 1).unsqueeze(0).split(documents, dim=1) for leaf in leaves), strict=True)
+    alone = torch.cat([reference.causal_attention(*part, None, window) for part in parts], dim=1).view(grad.shape)
+    expected = torch.autograd.grad(alone, leaves, grad)
+    for attend in (reference.causal_attention, torch_ops.causal_attention):
+        actual = attend(*leaves, None, window, documents)
+        torch.testing.assert_close(actual, alone)
+        torch.testing.assert_close(torch.autograd.grad(actual, leaves, grad), expected)
+    for rows in ((17, 17), (17,) * 2):
+        torch.testing.assert_close(
+            torch_ops.causal_attention(*leaves, None, window, rows), torch_ops.causal_attention(*leaves, None, window)
+        )
+
+
+def test_dropout_inside_documents_drops_what_it_drops_without_them() -> None:
+    """By hand: the mask is that of the whole matrix, so that kernels can draw it without knowing the documents."""
+    torch.manual_seed(0)
+    query, key, value = torch.randn(1, 6, 2, 3), torch.randn(1, 6, 1, 3), torch.randn(1, 6, 1, 3)
+    dropout = AttentionDropout(0.5, 11, 0, 2)
+    keep = attention_keep_mask(dropout, 1, 2, 6, "cpu")
+    dropped = torch_ops.causal_attention(query, key, value, dropout, 3, (2, 4))
+    for row, head, keys in [(0, 0, [0]), (1, 1, [0, 1]), (2, 0, [2]), (3, 1, [2, 3]), (5, 0, [3, 4, 5])]:
+        scores = {k: math.exp(float(query[0, row, head] @ key[0, k, 0]) / 3**0.5) for k in keys}
+        chances = {k: score / sum(scores.values()) for k, score in scores.items()}
+        expected = sum(chances[k] * float(keep[0, head, row, k]) / 0.5 * value[0, k, 0] for k in keys)
+        torch.testing.assert_close(dropped[0, row, head], expected + torch.zeros(3))
+
+
+@pytest.mark.parametrize("documents", [(5, 5), (4, 5, 1), (8,), (4, 3), (4, 0, 4), (4, -1, 5)])
+def test_documents_that_do_not_fill_the_rows_are_refused(documents: tuple[int, ...]) -> None:
+    heads = torch.zeros(2, 4, 1, 2)
+    for attend in (reference.causal_attention, torch_ops.causal_attention):
+        with pytest.raises(ValueError, match="fill 2 rows of 4 tokens"):
+            attend(heads, heads, heads, None, None, documents)
+
+
 def test_dropout_is_the_reference() -> None:
     query = torch.randn(1, 9, 4, 8)
     dropout = AttentionDropout(0.5, 11, 0, 4)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import tiny_config
 
+from megacode.layers.forward_pass import ForwardPass
 from megacode.prove.outcome import Outcome, assemble_synthetic, compute
 
 EIGHT = [(tp, pp, dp) for tp in (1, 2) for pp in (1, 2) for dp in (1, 2)]
@@ -99,5 +100,5 @@ def bytes_kept_for_backward(recompute: str) -> int:
 
     x = torch.randn(1, 32, 48, requires_grad=True)
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        run.stage(x, None)
+        run.stage(x, ForwardPass())
     return sum(saved.values())

@@ -34,6 +34,7 @@ MIXES = [
     ("4x1x2", ("parallel.schedule=gpipe", "train.micro_batch=2")),
     ("1x3x2", ("model.layers=41",)),
     ("2x2x1", ("train.recompute=full",)),
+    ("2x3x1", ("data.document_mask=true", "kernels.implementation=torch")),
     ("4x4x1", ()),
 ]
 
@@ -72,10 +73,13 @@ def test_sound_layouts_of_starcoder2(layout: str, overrides: tuple[str, ...]) ->
         (faults.shifted_window, "2x1x1", "gradient of layers.0.attention.query.weight (ranks 0, 1)"),
         (faults.missing_key_value_sum, "4x1x1", "gradient of layers.0.attention.key_value.weight (ranks 0)"),
         (faults.head_taken_for_tied, "1x2x1", "gradient of head.weight (ranks 1)"),
+        (faults.shifted_documents, "2x1x1", "gradient of layers.0.attention.query.weight (ranks 0, 1)"),
+        (faults.documents_at_the_ends_only, "1x3x1", "gradient of layers.1.attention.query.weight (ranks 1)"),
     ],
 )
 def test_a_fault_planted_in_starcoder2_is_named(plant: Callable[[], None], layout: str, named: str) -> None:
-    said = render([verify(starcoder2("model.tied=false"), Layout.parse(layout), faults.faulty(plant))])
+    config = starcoder2("model.tied=false", "data.document_mask=true")
+    said = render([verify(config, Layout.parse(layout), faults.faulty(plant))])
     assert "DIFFERS" in said and named in said, said
 
 
@@ -108,6 +112,7 @@ def test_the_toy_twin_keeps_the_structure() -> None:
     toy = shrink(starcoder("model.kv_heads=2", "model.layers=41"), 4, 3, 2)
     assert (toy.model.heads, toy.model.kv_heads) == (8, 2) and toy.model.layers > 3
     assert toy.model.ffn == 4 * toy.model.hidden and toy.model.hidden_dropout == 0.1
+    assert not toy.data.document_mask and toy.train.recompute == "none"
     assert toy.micro_batches == 5 and default_layout(starcoder()) == Layout(4, 4, 2)
 
 

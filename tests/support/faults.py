@@ -17,6 +17,7 @@ from megacode.optim.adamw import Held, ShardedAdamW
 from megacode.optim.tied import TiedWeight
 from megacode.prove.outcome import RankOutcome, train_rank
 from megacode.train import step
+from megacode.train.assemble import Run
 
 
 def faulty(plant: Callable[[], None]) -> Callable[..., RankOutcome]:
@@ -99,10 +100,33 @@ def shifted_window() -> None:
     """The sliding window has one key too many: the token itself is not counted."""
     honest = torch_ops.causal_attention
 
-    def attention(query: Tensor, key: Tensor, value: Tensor, dropout: Any, window: int) -> Tensor:
-        return honest(query, key, value, dropout, window + 1)
+    def attention(query: Tensor, key: Tensor, value: Tensor, dropout: Any, window: int, documents: Any) -> Tensor:
+        return honest(query, key, value, dropout, window + 1, documents)
 
     torch_ops.causal_attention = attention
+
+
+def shifted_documents() -> None:
+    """The mask begins one token late: the first token of a document still sees the one before."""
+    honest = torch_ops.causal_attention
+
+    def attention(query: Tensor, key: Tensor, value: Tensor, dropout: Any, window: Any, documents: Any) -> Tensor:
+        if len(documents) > 1 and documents[1] > 1:
+            documents = (documents[0] + 1, documents[1] - 1, *documents[2:])
+        return honest(query, key, value, dropout, window, documents)
+
+    torch_ops.causal_attention = attention
+
+
+def documents_at_the_ends_only() -> None:
+    """Inner stages, which see no tokens, attend across documents."""
+    whole = Run.batches
+
+    def batches(self: Run, plan: Any, step_index: int) -> Any:
+        is_end = self.groups.is_first_stage or self.groups.is_last_stage
+        return whole(self, plan, step_index) if is_end else ()
+
+    Run.batches = batches  # type: ignore[method-assign]
 
 
 def head_taken_for_tied() -> None:

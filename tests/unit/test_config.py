@@ -127,6 +127,11 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
         ({"model__window": 0}, "model.window"),
         ({"model__window": 4096}, "model.window"),
         ({"model__window": 4096, "launch": {"device": "cpu"}, "kernels": {"implementation": "triton"}}, "model.window"),
+        ({"data__document_mask": True}, "data.document_mask"),
+        (
+            {"data__document_mask": True, "launch": {"device": "cpu"}, "kernels": {"implementation": "triton"}},
+            "data.document_mask",
+        ),
     ],
 )
 def test_each_rule_finds_its_mistake_and_only_that(changes: dict[str, Any], field: str) -> None:
@@ -142,9 +147,11 @@ def test_each_rule_finds_its_mistake_and_only_that(changes: dict[str, Any], fiel
         {"model__window": 4096, "launch": {"device": "cpu"}},
         {"model__window": 8192},
         {"model__window": 100_000},
+        {"data__document_mask": True, "kernels": {"implementation": "torch"}},
+        {"data__document_mask": True, "launch": {"device": "cpu"}},
     ],
 )
-def test_starcoder2s_options_where_they_can_run(changes: dict[str, Any]) -> None:
+def test_options_of_attention_where_they_can_run(changes: dict[str, Any]) -> None:
     """Rotary positions have no end; a window that hides nothing asks nothing of the kernels."""
     config = parse_config(_with(**changes), "run.toml")
     assert parse_config(config.model_dump(), "a checkpoint's") == config

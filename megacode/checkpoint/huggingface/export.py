@@ -23,6 +23,7 @@ from megacode.checkpoint.huggingface import bigcode, starcoder2
 from megacode.checkpoint.read import CheckpointReader, verify
 from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.config.schema import ModelConfig, RunConfig
+from megacode.layers.forward_pass import ForwardPass
 from megacode.model.stage import DTYPES
 
 SHARD_BYTES = 4 << 30
@@ -125,7 +126,8 @@ def _compare(folder: Path, reader: CheckpointReader, config: RunConfig) -> float
     tokens = torch.randint(config.model.vocab, (1, length), generator=generator)
     stage = load_stage(reader, "fp32")
     with torch.no_grad():
-        logits = stage.logits(stage(stage.embed(tokens, torch.arange(length).unsqueeze(0), None), None))
+        x = stage.embed(tokens, torch.arange(length).unsqueeze(0), None)
+        logits = stage.logits(stage(x, ForwardPass()))
     with tempfile.TemporaryDirectory() as scratch:
         probe = Path(scratch) / "probe.safetensors"
         safetensors.torch.save_file({"tokens": tokens, "logits": logits.contiguous()}, probe)

@@ -1,0 +1,19 @@
+"""What a forward pass is told besides the activations: the same on every rank of a replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from megacode.layers.dropout import Draw
+
+
+@dataclass(frozen=True)
+class ForwardPass:
+    """One micro-batch's pass through the model.
+
+    `draw`: what dropout is a function of; None: evaluation, without dropout. `documents`: lengths in tokens of the
+    documents that attention must not cross, row after row; None: it crosses them.
+    """
+
+    draw: Draw | None = None
+    documents: tuple[int, ...] | None = None
