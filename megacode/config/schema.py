@@ -18,6 +18,8 @@ from pydantic import (
     model_validator,
 )
 
+Recompute = Literal["none", "selective", "full"]
+
 
 class Section(BaseModel):
     """A frozen table of the TOML file; unknown keys, values of another type, nan and inf are refused."""
@@ -137,13 +139,21 @@ class TrainConfig(Section):
     precision: Literal["bf16", "fp32"] = Field(
         default="bf16", description="bf16: bf16 weights, fp32 gradient accumulation, reduction and master weights"
     )
-    recompute: Literal["none", "full"] = Field(
-        default="none", description="full: keep each block's input only and run the block again in backward"
+    recompute: Recompute = Field(
+        default="none",
+        description="selective: norms and GELU are computed again in backward; full: keep each block's input only",
+    )
+    recompute_blocks: PositiveInt | None = Field(
+        default=None, description="how many blocks of each stage recompute, the first ones; all unless given"
     )
     seed: NonNegativeInt = Field(default=1234, description="of initial weights and dropout")
     log_every: PositiveInt = Field(default=10, description="steps between lines on the screen")
     validate_every: NonNegativeInt = Field(default=0, description="steps between validations; 0: only at the end")
     validate_sequences: PositiveInt = Field(default=32, description="sequences per validation, of each kind")
+
+    def recompute_in(self, place: int) -> Recompute:
+        """What the block at `place`, from 0, of a stage recomputes."""
+        return self.recompute if self.recompute_blocks is None or place < self.recompute_blocks else "none"
 
 
 class CheckpointConfig(Section):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from megacode.config.schema import ModelConfig
+from megacode.config.schema import ModelConfig, Recompute
 from megacode.layers.attention import Attention
 from megacode.layers.dropout import sequence_dropout
 from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.mlp import MLP
 from megacode.layers.norm import LayerNorm
+from megacode.layers.recompute import thrown_away
 from megacode.layers.spec import LayerContext
 
 # Dropout sites: 0 is the embedding; layer i has three, for probabilities, attention output and MLP output.
@@ -17,10 +20,15 @@ SITES_PER_LAYER = 3
 
 
 class Block(nn.Module):
-    """Layer number `layer` of the decoder: [b, s/tp, h] -> [b, s/tp, h]."""
+    """Layer number `layer` of the decoder: [b, s/tp, h] -> [b, s/tp, h].
 
-    def __init__(self, context: LayerContext, model: ModelConfig, layer: int) -> None:
+    `recompute` full: it keeps its input only (Chen et al. 2016). Dropout is a function of its draw, so there is no
+    random state to keep. selective: it keeps what matrix products made, and computes norms and GELU again.
+    """
+
+    def __init__(self, context: LayerContext, model: ModelConfig, layer: int, recompute: Recompute = "none") -> None:
         super().__init__()
+        self.recompute: Recompute = recompute
         name, self.tp, self.dropout = f"layers.{layer}", context.tp, model.hidden_dropout
         self.first_site = 1 + SITES_PER_LAYER * layer
         # Outputs to the residual stream start smaller, by the depth of the whole model (GPT-2; Megatron's scaled init).
@@ -28,11 +36,20 @@ class Block(nn.Module):
         self.attention_norm = LayerNorm(context, f"{name}.attention_norm", model.hidden, model.norm_eps)
         self.attention = Attention(context, f"{name}.attention", model, out_std, self.first_site)
         self.mlp_norm = LayerNorm(context, f"{name}.mlp_norm", model.hidden, model.norm_eps)
-        self.mlp = MLP(context, f"{name}.mlp", model, out_std)
+        self.mlp = MLP(context, f"{name}.mlp", model, out_std, is_selective=recompute == "selective")
 
     def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
         """[b, s/tp, h] -> [b, s/tp, h]."""
-        draw = forward_pass.draw
-        attended = self.attention(self.attention_norm(x), forward_pass)
+        if self.recompute == "full" and torch.is_grad_enabled():
+            out: Tensor = checkpoint(self._compute, x, forward_pass, use_reentrant=False, preserve_rng_state=False)
+            return out
+        return self._compute(x, forward_pass)
+
+    def _compute(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
+        draw, is_selective = forward_pass.draw, self.recompute == "selective"
+        with thrown_away(is_selective, self.attention_norm, x) as normalized:
+            attended = self.attention(normalized, forward_pass)
         x = x + sequence_dropout(attended, self.dropout, draw, self.first_site + 1, self.tp)
-        return x + sequence_dropout(self.mlp(self.mlp_norm(x)), self.dropout, draw, self.first_site + 2, self.tp)
+        with thrown_away(is_selective, self.mlp_norm, x) as normalized:
+            out = self.mlp(normalized)
+        return x + sequence_dropout(out, self.dropout, draw, self.first_site + 2, self.tp)

@@ -6,7 +6,6 @@ from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
@@ -34,9 +33,10 @@ class Stage(nn.Module):
         )
         layers = layers_of(model, config.parallel)[coords.pp]
         self.dtype, self.device = context.dtype, device
-        self._recompute = config.train.recompute == "full"
         self.embedding = Embedding(context, model) if groups.is_first_stage else None
-        self.blocks = nn.ModuleList(Block(context, model, layer) for layer in layers)
+        self.blocks = nn.ModuleList(
+            Block(context, model, layer, config.train.recompute_in(place)) for place, layer in enumerate(layers)
+        )
         tied = self.embedding.tokens.weight if self.embedding and model.tied else None
         self.head = Head(context, model, tied) if groups.is_last_stage else None
 
@@ -50,16 +50,9 @@ class Stage(nn.Module):
         return self.embedding(tokens, positions, draw)
 
     def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h].
-
-        With recomputation (Chen et al. 2016) a block keeps only its input. Its dropout is a function of its
-        draw, so there is no random state to keep.
-        """
+        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h]."""
         for block in self.blocks:
-            if self._recompute and torch.is_grad_enabled():
-                x = checkpoint(block, x, forward_pass, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = block(x, forward_pass)
+            x = block(x, forward_pass)
         return x
 
     def logits(self, x: Tensor) -> Tensor:

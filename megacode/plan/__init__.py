@@ -1,5 +1,6 @@
 """What a configuration costs, by arithmetic alone: parameters, FLOPs, bytes, bubble. No torch, no device."""
 
+from megacode.plan.activations import activation_bytes_on_rank, block_bytes
 from megacode.plan.flops import Attention, flops_per_token, model_flops_utilization, tflops_per_rank
 from megacode.plan.memory import StateBytes, state_bytes, state_bytes_on_rank
 from megacode.plan.parameters import ParameterCount, count_on_rank, count_parameters, fullest_rank
@@ -10,6 +11,8 @@ __all__ = [
     "ParameterCount",
     "RunSummary",
     "StateBytes",
+    "activation_bytes_on_rank",
+    "block_bytes",
     "count_on_rank",
     "count_parameters",
     "flops_per_token",

@@ -1,7 +1,7 @@
 """Bytes of training state on a rank: weights, gradients and AdamW's state, which ZeRO-1 cuts over dp.
 
 bf16: 2 bytes of weight, 4 of fp32 gradient, and 12 / dp of fp32 master weight and two moments: Megatron's 6 + 12 / dp
-(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp. Activations are not counted here.
+(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp. Activations: `activations.py`.
 """
 
 from __future__ import annotations

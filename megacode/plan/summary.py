@@ -8,6 +8,7 @@ from megacode.config.schema import RunConfig
 from megacode.layout.proofs import peak_live_micro_batches
 from megacode.layout.schedules import Schedule, make_schedule
 from megacode.layout.simulate import EqualStages, bubble_fraction, simulate
+from megacode.plan.activations import activation_bytes_on_rank
 from megacode.plan.flops import Attention, flops_per_token
 from megacode.plan.memory import state_bytes_on_rank
 from megacode.plan.parameters import count_parameters, fullest_rank
@@ -19,8 +20,8 @@ class RunSummary:
     """What a run is and costs. Bytes, FLOPs and tokens are exact counts; `bubble` is a share of the step.
 
     `flops_per_token` counts causal attention, forward and backward. `bytes_per_rank_max` is weights, gradients and
-    optimizer state on the fullest rank, without activations; `micro_batches_held` says of how many micro-batches a rank
-    of the fullest stage holds those of all its layers.
+    optimizer state on the fullest rank; `activation_bytes_max` what the blocks of a stage keep for backward at once;
+    `micro_batches_held` of how many micro-batches a rank of the fullest stage holds those of all its layers.
     """
 
     layout: str
@@ -39,6 +40,8 @@ class RunSummary:
     flops_per_token: float
     precision: str
     bytes_per_rank_max: int
+    recompute: str
+    activation_bytes_max: int
 
 
 def summarize(config: RunConfig) -> RunSummary:
@@ -64,6 +67,8 @@ def summarize(config: RunConfig) -> RunSummary:
         flops_per_token=flops_per_token(model, config.data.sequence, Attention.CAUSAL),
         precision=config.train.precision,
         bytes_per_rank_max=max(state_bytes_on_rank(config, stage).total for stage in range(parallel.pp)),
+        recompute=config.train.recompute,
+        activation_bytes_max=max(activation_bytes_on_rank(config, stage) for stage in range(parallel.pp)),
     )
 
 
@@ -81,6 +86,7 @@ def render_summary(summary: RunSummary) -> str:
     s = summary
     flops, flops_prefix = _scaled(s.flops_per_token, 1)
     state, state_prefix = _scaled(s.bytes_per_rank_max, 2)
+    kept, kept_prefix = _scaled(s.activation_bytes_max, 2)
     rows = (
         (f"{s.world_size:,}", "ranks", s.layout),
         (f"{s.parameters:,}", "parameters", f"{s.parameters_per_rank_max:,} on the fullest rank"),
@@ -90,7 +96,12 @@ def render_summary(summary: RunSummary) -> str:
         (f"{s.bubble * 100:.1f} %", "bubble", f"of the step, {s.schedule}, equal stages"),
         (f"{s.micro_batches_held:g}", "in flight", "micro-batches whose activations the fullest stage holds"),
         (flops, f"{flops_prefix}FLOP a token", "forward and backward, causal attention"),
-        (state, f"{state_prefix}B of state", f"{s.precision}, on the fullest rank; activations come on top"),
+        (state, f"{state_prefix}B of state", f"{s.precision}, on the fullest rank"),
+        (
+            kept,
+            f"{kept_prefix}B of activations",
+            f"of the blocks, at most, recompute {s.recompute}; both ends come on top",
+        ),
     )
     wide, label = (max(len(row[column]) for row in rows) for column in (0, 1))
     return "\n".join(f"{number:>{wide}} {what:<{label}}  {how}" for number, what, how in rows)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from tiny import tiny_config
 
-from megacode.layers.forward_pass import ForwardPass
-from megacode.prove.outcome import Outcome, assemble_synthetic, compute
+from megacode.prove.outcome import Outcome, compute
 
 EIGHT = [(tp, pp, dp) for tp in (1, 2) for pp in (1, 2) for dp in (1, 2)]
 
@@ -72,33 +70,3 @@ def test_dropout_is_the_same_in_every_layout() -> None:
 
 def test_uneven_stages() -> None:
     assert_same(train({"layers": 3}, pp=2, tp=2), train({"layers": 3}))
-
-
-def test_recomputation_changes_no_bit_and_keeps_less() -> None:
-    """Dropout too is drawn again as it was; what a forward pass leaves behind is a fraction."""
-    dropout = {"attention_dropout": 0.1, "hidden_dropout": 0.1}
-    kept, recomputed = (
-        compute(tiny_config(model=dropout, parallel={"tp": 2, "pp": 2}, train={"recompute": recompute}))
-        for recompute in ("none", "full")
-    )
-    assert recomputed.losses == kept.losses
-    for name, gradient in kept.gradients.items():
-        np.testing.assert_array_equal(recomputed.gradients[name], gradient, err_msg=name)
-    assert bytes_kept_for_backward("full") < bytes_kept_for_backward("none") / 4
-
-
-def bytes_kept_for_backward(recompute: str) -> int:
-    """Bytes that the blocks' forward pass saves for backward, without parameters."""
-    run = assemble_synthetic(tiny_config(train={"recompute": recompute}), 0)
-    weights = {parameter.data_ptr() for _, parameter in run.stage.specs()}
-    saved: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.data_ptr() not in weights:
-            saved[tensor.data_ptr()] = tensor.nbytes
-        return tensor
-
-    x = torch.randn(1, 32, 48, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        run.stage(x, ForwardPass())
-    return sum(saved.values())

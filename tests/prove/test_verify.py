@@ -33,7 +33,8 @@ MIXES = [
     ("2x2x2", ("model.kv_heads=4", "parallel.order=tp-pp-dp")),
     ("4x1x2", ("parallel.schedule=gpipe", "train.micro_batch=2")),
     ("1x3x2", ("model.layers=41",)),
-    ("2x2x1", ("train.recompute=full",)),
+    ("2x2x1", ("train.recompute=full", "train.recompute_blocks=1")),
+    ("2x2x2", ("train.recompute=selective",)),
     ("2x3x1", ("data.document_mask=true", "kernels.implementation=torch")),
     ("4x4x1", ()),
 ]

@@ -124,6 +124,10 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
         ({"model__positions": "alibi"}, "model.positions"),
         ({"model__rope_theta": 1e4}, "model.rope_theta"),
         ({"model__positions": "rotary", "model__heads": 2048}, "model.heads"),
+        ({"train__recompute": "some"}, "train.recompute"),
+        ({"train__recompute_blocks": 1}, "train.recompute_blocks"),
+        ({"train__recompute": "full", "train__recompute_blocks": 0}, "train.recompute_blocks"),
+        ({"train__recompute": "selective", "train__recompute_blocks": 9}, "train.recompute_blocks"),
         ({"model__window": 0}, "model.window"),
         ({"model__window": 4096}, "model.window"),
         ({"model__window": 4096, "launch": {"device": "cpu"}, "kernels": {"implementation": "triton"}}, "model.window"),
@@ -149,6 +153,7 @@ def test_each_rule_finds_its_mistake_and_only_that(changes: dict[str, Any], fiel
         {"model__window": 100_000},
         {"data__document_mask": True, "kernels": {"implementation": "torch"}},
         {"data__document_mask": True, "launch": {"device": "cpu"}},
+        {"train__recompute": "selective", "train__recompute_blocks": 1},
     ],
 )
 def test_options_of_attention_where_they_can_run(changes: dict[str, Any]) -> None:
