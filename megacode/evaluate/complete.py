@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
+from megacode.checkpoint.decoder import load_decoder, saved_config, saved_tokenizer
 from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.read import CheckpointReader
-from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.data.tokenizer import Tokenizer
 from megacode.layers.forward_pass import ForwardPass
-from megacode.model.stage import Stage
+from megacode.model.chunk import Chunk
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Sampling:
 class Completer:
     """A checkpoint's model and tokenizer, ready to complete text. `context`: most tokens it can see."""
 
-    def __init__(self, stage: Stage, tokenizer: Tokenizer, context: int) -> None:
-        self._stage, self._tokenizer, self._context = stage, tokenizer, context
+    def __init__(self, decoder: Chunk, tokenizer: Tokenizer, context: int) -> None:
+        self._decoder, self._tokenizer, self._context = decoder, tokenizer, context
 
     @classmethod
     def load(cls, checkpoint: Path, tokenizer: Path | None = None) -> Completer:
@@ -44,7 +44,7 @@ class Completer:
         reader = CheckpointReader(checkpoint)
         config = saved_config(reader)
         words = saved_tokenizer(reader, tokenizer)
-        return cls(load_stage(reader, "fp32"), words, config.data.sequence)
+        return cls(load_decoder(reader, "fp32"), words, config.data.sequence)
 
     def complete(self, prefix: str, suffix: str | None, sampling: Sampling) -> str:
         """The text that follows `prefix`, or that belongs between `prefix` and `suffix` (PSM order)."""
@@ -64,8 +64,10 @@ class Completer:
         while len(made) < sampling.max_tokens:
             seen = torch.tensor([[*tokens, *made][-self._context :]])
             with torch.no_grad():
-                x = self._stage(self._stage.embed(seen, torch.arange(seen.shape[1]).unsqueeze(0), None), ForwardPass())
-                logits = self._stage.logits(x[:, -1:])[0, 0, : self._tokenizer.vocab_size]
+                x = self._decoder(
+                    self._decoder.embed(seen, torch.arange(seen.shape[1]).unsqueeze(0), None), ForwardPass()
+                )
+                logits = self._decoder.logits(x[:, -1:])[0, 0, : self._tokenizer.vocab_size]
             if sampling.temperature > 0.0:
                 chances = torch.softmax(logits / sampling.temperature, dim=-1)
                 token = int(torch.multinomial(chances, 1, generator=generator))

@@ -1,61 +1,46 @@
-"""The part of the decoder that one rank owns: its pipeline stage, cut over its tensor-parallel group."""
+"""The part of the decoder that one rank owns: the chunks of its pipeline stage, cut over its tensor-parallel group."""
 
 from __future__ import annotations
 
 from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
-from megacode.layers.dropout import Draw
-from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.spec import LayerContext, ParamSpec, named_specs
 from megacode.layers.weight_gradients import WeightGradients
-from megacode.model.block import Block
-from megacode.model.ends import Embedding, Head
+from megacode.model.chunk import Chunk
 from megacode.parallel.groups import Groups
-from megacode.plan.stages import layers_of
+from megacode.plan.stages import layers_of, placement_of
 
 DTYPES = MappingProxyType({"bf16": torch.bfloat16, "fp32": torch.float32})
 
 
-class Stage(nn.Module):
-    """Embedding on the first stage, blocks everywhere, head and loss on the last."""
+class Stage:
+    """One rank's chunks, in the order of the model; `weight_gradients` is where all their layers leave theirs."""
 
     def __init__(self, config: RunConfig, groups: Groups, kernels: Implementations, device: torch.device) -> None:
-        super().__init__()
-        model, coords = config.model, groups.coords
+        self.placement, self.index = placement_of(config.parallel), groups.coords.pp
         self.weight_gradients = WeightGradients()
-        context = LayerContext(
-            groups.tp, DTYPES[config.train.precision], device, config.train.seed, kernels, self.weight_gradients
-        )
-        layers = layers_of(model, config.parallel)[coords.pp]
-        self.dtype, self.device = context.dtype, device
-        self.embedding = Embedding(context, model) if groups.is_first_stage else None
-        self.blocks = nn.ModuleList(
-            Block(context, model, layer, config.train.recompute_in(place)) for place, layer in enumerate(layers)
-        )
-        tied = self.embedding.tokens.weight if self.embedding and model.tied else None
-        self.head = Head(context, model, tied) if groups.is_last_stage else None
+        self.dtype, self.device = DTYPES[config.train.precision], device
+        context = LayerContext(groups.tp, self.dtype, device, config.train.seed, kernels, self.weight_gradients)
+        layers, tied = layers_of(config.model, config.parallel), None
+        self.chunks: list[Chunk] = []
+        for number in range(self.placement.num_chunks):
+            at = self.placement.virtual_stage(self.index, number)
+            is_last = at == self.placement.num_virtual_stages - 1
+            chunk = Chunk(context, config, layers[at], embeds=at == 0, has_head=is_last, tied=tied)
+            if chunk.embedding is not None and config.model.tied:
+                tied = chunk.embedding.tokens.weight
+            self.chunks.append(chunk)
+
+    @property
+    def has_an_end(self) -> bool:
+        """Whether it embeds tokens or computes the loss."""
+        return any(chunk.embedding is not None or chunk.head is not None for chunk in self.chunks)
 
     def specs(self) -> list[tuple[ParamSpec, nn.Parameter]]:
         """Every parameter that this rank holds, with its spec."""
-        return list(named_specs(self))
-
-    def embed(self, tokens: Tensor, positions: Tensor, draw: Draw | None) -> Tensor:
-        """int64 [b, s] -> [b, s/tp, h]; first stage only."""
-        assert self.embedding is not None, "only the first stage embeds"
-        return self.embedding(tokens, positions, draw)
-
-    def forward(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
-        """Run the blocks: [b, s/tp, h] -> [b, s/tp, h]."""
-        for block in self.blocks:
-            x = block(x, forward_pass)
-        return x
-
-    def logits(self, x: Tensor) -> Tensor:
-        """[b, s/tp, h] -> this rank's [b, s, v/tp]; last stage only."""
-        assert self.head is not None, "only the last stage computes logits"
-        return self.head.logits(x)
+        return [item for chunk in self.chunks for item in named_specs(chunk)]

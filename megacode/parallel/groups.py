@@ -40,8 +40,8 @@ class Group:
 class Groups:
     """Every group that one rank belongs to.
 
-    `tied` joins the first and the last stage, which share the embedding matrix; on inner stages it holds this rank
-    alone.
+    `tied` joins the two stages that hold the ends of the model and share the embedding matrix; elsewhere, and where one
+    stage holds both, it holds this rank alone.
     """
 
     topology: Topology
@@ -56,16 +56,6 @@ class Groups:
         """Where this rank sits."""
         return self.topology.coords(self.rank)
 
-    @property
-    def is_first_stage(self) -> bool:
-        """Whether this rank embeds tokens."""
-        return self.coords.pp == 0
-
-    @property
-    def is_last_stage(self) -> bool:
-        """Whether this rank computes the loss."""
-        return self.coords.pp == self.topology.pp - 1
-
 
 def single_rank() -> Groups:
     """The groups of a run of one process; needs no torch.distributed world."""
@@ -73,13 +63,17 @@ def single_rank() -> Groups:
     return Groups(Topology(1, 1, 1), 0, alone, alone, alone, alone)
 
 
-def make_groups(topology: Topology, rank: int, connector: Connector | None = None) -> Groups:
+def make_groups(
+    topology: Topology, rank: int, connector: Connector | None = None, head_stage: int | None = None
+) -> Groups:
     """Make this rank's groups; every rank of the world calls it once, in the same order.
 
-    `connector` joins CPU ranks by sockets; None leaves all communication to torch.distributed.
+    `connector` joins CPU ranks by sockets; None leaves all communication to torch.distributed. `head_stage`: the
+    pipeline stage that holds the head; the last unless given. The embedding is on stage 0.
     """
-    pipelines = (sorted(ranks, key=lambda r: topology.coords(r).pp) for ranks in topology.groups("pp"))
-    tied = tuple(tuple(sorted({stages[0], stages[-1]})) for stages in pipelines)
+    ends = {0, topology.pp - 1 if head_stage is None else head_stage}
+    pipelines = ([rank for rank in ranks if topology.coords(rank).pp in ends] for ranks in topology.groups("pp"))
+    tied = tuple(tuple(sorted(ranks, key=lambda rank: topology.coords(rank).pp)) for ranks in pipelines)
     return Groups(
         topology,
         rank,

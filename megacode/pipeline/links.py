@@ -6,7 +6,7 @@ their tensors are held until they have gone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -23,6 +23,8 @@ class Links:
     def __init__(self, groups: Groups, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
         self._groups, self._shape, self._dtype, self._device = groups, shape, dtype, device
         self._leaving: list[tuple[dist.Work, Tensor, int]] = []
+        self._free: list[Tensor] = []
+        self._made = 0
 
     def send(self, message: Tensor, stage: int) -> None:
         """Start sending `message` to `stage` and return at once. Raises PeerLost if the rank there is gone."""
@@ -34,12 +36,31 @@ class Links:
         self._leaving = [item for item in self._leaving if not item[0].is_completed()]
         self._leaving.append((work, message, stage))
 
-    def receive(self, stage: int) -> Tensor:
-        """Wait for the next message from `stage`. Raises PeerLost if the rank there is gone or stays silent."""
-        message = torch.empty(self._shape, dtype=self._dtype, device=self._device)
+    def start_receive(self, stage: int) -> Callable[[], Tensor]:
+        """Begin to receive the next message from `stage`; returns what waits for it.
+
+        Both raise PeerLost if the rank there is gone, or stays silent.
+        """
+        message = self._free.pop() if self._free else self._make()
         with self._naming(stage):
-            dist.recv(message, self._peer(stage))
-        return message
+            work = dist.irecv(message, self._peer(stage))
+        assert work is not None, "this rank is in the world group"
+
+        def wait() -> Tensor:
+            with self._naming(stage):
+                work.wait()
+            return message
+
+        return wait
+
+    def reuse(self, message: Tensor) -> None:
+        """Receive something else into the memory of `message`, which nobody reads again."""
+        if len(self._free) < self._made:
+            self._free.append(message.detach())
+
+    def _make(self) -> Tensor:
+        self._made += 1
+        return torch.empty(self._shape, dtype=self._dtype, device=self._device)
 
     def drain(self) -> None:
         """Wait until everything sent has gone."""

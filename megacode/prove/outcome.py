@@ -15,12 +15,11 @@ from torch import Tensor
 
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import choose
-from megacode.layout.topology import Topology
-from megacode.parallel.groups import Connector, joined_world, make_groups, single_rank
+from megacode.parallel.groups import Connector, joined_world, single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
-from megacode.train.assemble import Feed, Run, assemble
+from megacode.train.assemble import Feed, Run, assemble, join_groups
 from megacode.train.step import train_step
 
 
@@ -85,8 +84,7 @@ def train_rank(rank: int, world_size: int, init_method: str, config: RunConfig) 
 def assemble_synthetic(config: RunConfig, rank: int, connector: Connector | None = None) -> Run:
     """This rank's run on made-up tokens, on the CPU, inside a joined world (or alone)."""
     parallel = config.parallel
-    topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
-    groups = make_groups(topology, rank, connector) if topology.world_size > 1 else single_rank()
+    groups = join_groups(config, rank, connector) if parallel.world_size > 1 else single_rank()
     kernels = choose(config.kernels.implementation, "cpu")
     return assemble(config, groups, Feed(synthetic_plan(config), {}, ""), kernels, torch.device("cpu"), observe_nothing)
 

@@ -21,9 +21,10 @@ from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
 from megacode.layers.forward_pass import ForwardPass
 from megacode.layout.schedules import Schedule, forward_only, make_schedule
+from megacode.layout.topology import Topology
 from megacode.model.stage import Stage
 from megacode.optim.adamw import ShardedAdamW
-from megacode.parallel.groups import Groups
+from megacode.parallel.groups import Connector, Groups, make_groups
 from megacode.pipeline.links import Links
 from megacode.pipeline.runner import Observer, Runner
 from megacode.plan.stages import placement_of
@@ -58,7 +59,7 @@ class Run:
 
         Inner stages have them only where attention must know the documents.
         """
-        if not (self.groups.is_first_stage or self.groups.is_last_stage or plan.end_of_text is not None):
+        if not (self.stage.has_an_end or plan.end_of_text is not None):
             return ()
         return [
             plan.micro_batch(step_index, self.groups.coords.dp, index).to(self.device)
@@ -111,6 +112,13 @@ def open_feed(config: RunConfig) -> Feed:
     return Feed(plan, validation, tokenizer.fingerprint)
 
 
+def join_groups(config: RunConfig, rank: int, connector: Connector | None) -> Groups:
+    """The groups of `rank` in the configured layout; every rank of the joined world calls it."""
+    parallel = config.parallel
+    topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
+    return make_groups(topology, rank, connector, placement_of(parallel).last_stage)
+
+
 def assemble(
     config: RunConfig, groups: Groups, feed: Feed, kernels: Implementations, device: torch.device, observe: Observer
 ) -> Run:
@@ -122,7 +130,7 @@ def assemble(
         groups=groups,
         stage=stage,
         optimizer=ShardedAdamW(stage.specs(), groups, config.optim),
-        runner=Runner(stage, Links(groups, message, stage.dtype, device), groups.coords.pp, observe),
+        runner=Runner(stage, Links(groups, message, stage.dtype, device), observe),
         schedule=make_schedule(config.parallel.schedule, placement_of(config.parallel), config.micro_batches),
         feed=feed,
         folder=RunFolder(Path(config.checkpoint.folder)),

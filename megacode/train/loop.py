@@ -13,10 +13,9 @@ from megacode.config.problem import Problem
 from megacode.config.schema import RunConfig
 from megacode.data.entropy import unigram_entropy
 from megacode.kernels.dispatch import Implementations, KernelUnavailable, choose
-from megacode.layout.topology import Topology
 from megacode.parallel.collectives import barrier
-from megacode.parallel.groups import Groups, joined_world, make_groups
-from megacode.train.assemble import Feed, Run, assemble, open_feed
+from megacode.parallel.groups import Groups, joined_world
+from megacode.train.assemble import Feed, Run, assemble, join_groups, open_feed
 from megacode.train.device import claim_device
 from megacode.train.journal import Journal
 from megacode.train.place import Place
@@ -35,13 +34,11 @@ def train(config: RunConfig, place: Place, stop: StopRequest) -> bool:
     """
     _check_world(config, place)
     device = claim_device(config.launch, place)
-    parallel = config.parallel
     kernels, feed, launch = _choose_kernels(config), open_feed(config), config.launch
     with joined_world(
         launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method
     ) as connector:
-        topology = Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order)
-        groups = make_groups(topology, place.rank, connector)
+        groups = join_groups(config, place.rank, connector)
         return _train_in_world(config, groups, feed, kernels, device, stop)
 
 

@@ -18,7 +18,7 @@ from megacode.data.tokenize import tokenize
 from megacode.data.tokenizer import train_bpe
 from megacode.layers.dropout import Draw
 from megacode.layers.forward_pass import ForwardPass
-from megacode.model.stage import Stage
+from megacode.model.chunk import Chunk
 from megacode.prove.outcome import assemble_synthetic, compute
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
@@ -36,9 +36,9 @@ def masked(**sections: dict[str, Any]) -> Any:
     return tiny_config(**{**sections, "data": {"document_mask": True}})
 
 
-def logits_of(stage: Stage, tokens: Tensor, positions: Tensor, forward_pass: ForwardPass) -> Tensor:
+def logits_of(decoder: Chunk, tokens: Tensor, positions: Tensor, forward_pass: ForwardPass) -> Tensor:
     """[b, s] -> [b, s, v]."""
-    return stage.logits(stage(stage.embed(tokens, positions, forward_pass.draw), forward_pass))
+    return decoder.logits(decoder(decoder.embed(tokens, positions, forward_pass.draw), forward_pass))
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
@@ -46,9 +46,13 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
-def gradients(stage: Stage, loss: Tensor) -> list[Tensor]:
+def gradients(decoder: Chunk, loss: Tensor) -> list[Tensor]:
     """Of every parameter, in order."""
-    return list(torch.autograd.grad(loss, [parameter for _, parameter in stage.specs()]))
+    parameters = list(decoder.parameters())
+    for parameter in parameters:
+        parameter.grad = None
+    loss.backward()
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
 @pytest.fixture
@@ -62,12 +66,12 @@ def batch() -> MicroBatch:
 @pytest.mark.parametrize("model", MODELS, ids=str)
 def test_a_packed_document_equals_the_document_alone(model: dict[str, Any], batch: MicroBatch) -> None:
     """Logits, losses and every gradient, in fp64, each document through the model by itself from position 0."""
-    stage = assemble_synthetic(masked(model=model), 0).stage.double()
-    packed = logits_of(stage, batch.tokens, batch.positions, ForwardPass(None, batch.documents))
+    decoder = assemble_synthetic(masked(model=model), 0).stage.chunks[0].double()
+    packed = logits_of(decoder, batch.tokens, batch.positions, ForwardPass(None, batch.documents))
     assert batch.documents is not None
     rows = zip(*(rows.flatten().split(batch.documents) for rows in (batch.tokens, batch.targets)), strict=True)
     alone = [
-        (logits_of(stage, tokens[None], torch.arange(tokens.numel())[None], ForwardPass()), targets[None])
+        (logits_of(decoder, tokens[None], torch.arange(tokens.numel())[None], ForwardPass()), targets[None])
         for tokens, targets in rows
     ]
     torch.testing.assert_close(
@@ -75,19 +79,19 @@ def test_a_packed_document_equals_the_document_alone(model: dict[str, Any], batc
     )
     together, apart = token_losses(packed, batch.targets), sum(token_losses(*each) for each in alone)
     torch.testing.assert_close(together, apart)
-    for ours, theirs in zip(gradients(stage, together), gradients(stage, apart), strict=True):
+    for ours, theirs in zip(gradients(decoder, together), gradients(decoder, apart), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
-    crossing = logits_of(stage, batch.tokens, batch.positions, ForwardPass())
+    crossing = logits_of(decoder, batch.tokens, batch.positions, ForwardPass())
     assert not torch.allclose(crossing, packed, atol=1e-2), "without the mask something else is computed"
 
 
 def test_no_token_reaches_another_document_through_dropout_either(batch: MicroBatch) -> None:
     """The gradient of one document's logits in the embeddings of all others is exactly zero."""
     dropout = {"attention_dropout": 0.2, "hidden_dropout": 0.1}
-    stage = assemble_synthetic(masked(model=dropout), 0).stage
+    decoder = assemble_synthetic(masked(model=dropout), 0).stage.chunks[0]
     forward_pass = ForwardPass(Draw(1, 2, 3), batch.documents)
-    x = stage.embed(batch.tokens, batch.positions, None).detach().requires_grad_()
-    logits = stage.logits(stage(x, forward_pass)).flatten(0, 1)
+    x = decoder.embed(batch.tokens, batch.positions, None).detach().requires_grad_()
+    logits = decoder.logits(decoder(x, forward_pass)).flatten(0, 1)
     assert batch.documents is not None
     first, second = batch.documents[:2]
     inside = slice(first, first + second)

@@ -56,7 +56,7 @@ def test_a_block_keeps_what_the_plan_counts(model: dict[str, Any], recompute: st
     stage = assemble_synthetic(config, 0).stage
     x = torch.randn(2, 32, 48, dtype=stage.dtype, requires_grad=True)
     with LiveMemory() as live:
-        out = stage.blocks[0](x, ForwardPass(Draw(1, 2, 3)))
+        out = stage.chunks[0].blocks[0](x, ForwardPass(Draw(1, 2, 3)))
     # The block's output stands for its input, which was there before: the next block's, of as many bytes.
     assert live.bytes == pytest.approx(block_bytes(config, config.train.recompute), rel=0.03)
     assert out.nbytes == x.nbytes
@@ -68,7 +68,7 @@ def test_each_mode_keeps_less_and_a_few_blocks_lie_between() -> None:
         stage = assemble_synthetic(config_of({"layers": 3}, recompute, blocks), 0).stage
         x = torch.randn(2, 32, 48, requires_grad=True)
         with LiveMemory() as live:
-            out = stage(x, ForwardPass())
+            out = stage.chunks[0](x, ForwardPass())
         kept[recompute, blocks] = live.bytes
         assert out.requires_grad
     none, selective, full = (kept[mode, None] for mode in ("none", "selective", "full"))
@@ -78,7 +78,7 @@ def test_each_mode_keeps_less_and_a_few_blocks_lie_between() -> None:
 
 
 def test_nothing_is_recomputed_in_evaluation() -> None:
-    stage = assemble_synthetic(config_of({}, "selective"), 0).stage
+    stage = assemble_synthetic(config_of({}, "selective"), 0).stage.chunks[0]
     with torch.no_grad(), LiveMemory() as live:
         out = stage(torch.randn(1, 32, 48), ForwardPass())
     assert live.bytes == out.nbytes

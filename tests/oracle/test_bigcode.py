@@ -18,6 +18,7 @@ from megacode.checkpoint.huggingface import bigcode
 from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
 from megacode.data.tokenizer import Tokenizer
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layout.schedules import make_schedule
 from megacode.layout.stages import Placement
 from megacode.pipeline.runner import Work
@@ -38,7 +39,7 @@ def test_loss_and_gradients_are_those_of_transformers(kv_heads: int) -> None:
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
     (loss,) = run.runner.run(
-        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [None], 1.0 / batches[0].weights.sum())
+        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [ForwardPass()], 1.0 / batches[0].weights.sum())
     )
 
     model = GPTBigCodeForCausalLM(GPTBigCodeConfig(**hub_config(config.model, 0, "float32")))

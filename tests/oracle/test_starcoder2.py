@@ -17,6 +17,7 @@ from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface import starcoder2
 from megacode.checkpoint.huggingface.starcoder2 import hub_config, hub_tensors
 from megacode.config.schema import ModelConfig
+from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.rotary import rotate
 from megacode.layout.schedules import make_schedule
 from megacode.layout.stages import Placement
@@ -41,7 +42,7 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
     (loss,) = run.runner.run(
-        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [None], 1.0 / batches[0].weights.sum())
+        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [ForwardPass()], 1.0 / batches[0].weights.sum())
     )
 
     model = Starcoder2ForCausalLM(Starcoder2Config(**hub_config(config.model, 0, "float32")))

@@ -17,11 +17,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from megacode.checkpoint.decoder import load_decoder, saved_config, saved_tokenizer
 from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.huggingface import bigcode, starcoder2
 from megacode.checkpoint.read import CheckpointReader, verify
-from megacode.checkpoint.stage import load_stage, saved_config, saved_tokenizer
 from megacode.config.schema import ModelConfig, RunConfig
 from megacode.layers.forward_pass import ForwardPass
 from megacode.model.stage import DTYPES
@@ -124,10 +124,10 @@ def _compare(folder: Path, reader: CheckpointReader, config: RunConfig) -> float
     length = min(_PROBE_TOKENS, config.model.context)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(config.model.vocab, (1, length), generator=generator)
-    stage = load_stage(reader, "fp32")
+    decoder = load_decoder(reader, "fp32")
     with torch.no_grad():
-        x = stage.embed(tokens, torch.arange(length).unsqueeze(0), None)
-        logits = stage.logits(stage(x, ForwardPass()))
+        x = decoder.embed(tokens, torch.arange(length).unsqueeze(0), None)
+        logits = decoder.logits(decoder(x, ForwardPass()))
     with tempfile.TemporaryDirectory() as scratch:
         probe = Path(scratch) / "probe.safetensors"
         safetensors.torch.save_file({"tokens": tokens, "logits": logits.contiguous()}, probe)

@@ -13,6 +13,7 @@ from megacode.config.load import parse_config
 from megacode.config.schema import RunConfig
 from megacode.data.tokenizer import Tokenizer
 from megacode.kernels.dispatch import choose
+from megacode.model.chunk import Chunk
 from megacode.model.stage import DTYPES, Stage
 from megacode.parallel.groups import single_rank
 
@@ -36,7 +37,7 @@ def saved_tokenizer(reader: CheckpointReader, given: Path | None) -> Tokenizer:
     return tokenizer
 
 
-def load_stage(reader: CheckpointReader, precision: str) -> Stage:
+def load_decoder(reader: CheckpointReader, precision: str) -> Chunk:
     """The whole decoder on the CPU with the trained weights, computing in `precision` (bf16 or fp32).
 
     The weights are those that the run computed with: its masters, rounded to the run's own precision.
@@ -50,4 +51,4 @@ def load_stage(reader: CheckpointReader, precision: str) -> Stage:
     with torch.no_grad():
         for spec, parameter in stage.specs():
             parameter.copy_(reader.tensor("master", spec.name).to(trained_in))
-    return stage.eval()
+    return stage.chunks[0].eval()
