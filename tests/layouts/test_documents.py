@@ -22,6 +22,7 @@ from megacode.model.chunk import Chunk
 from megacode.prove.outcome import assemble_synthetic, compute
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
+from megacode.train.assemble import open_feed
 
 MODELS: list[dict[str, Any]] = [
     {"kv_heads": 1},
@@ -133,6 +134,9 @@ def test_runs_on_files_keep_documents_apart(tmp_path: Path) -> None:
             tmp_path, tmp_path / label, model={"layers": 3}, train={"steps": 4, "validate_every": 0}, parallel=parallel
         )
         config = config.model_copy(update={"data": config.data.model_copy(update={"document_mask": mask})})
+        feed = open_feed(config)
+        ends = {plan.end_of_text for plan in (feed.train, *feed.validation.values())}
+        assert len(feed.validation) == 2 and ends == {tokenizer.end_of_text if mask else None}
         run_ranks(config.parallel.world_size, train_rank, config)
         (validation,) = rows(tmp_path / label, "validation")
         training = [row["loss"] for row in rows(tmp_path / label)]

@@ -13,6 +13,8 @@ from megacode.config import RunConfig, load_config
 from megacode.config.schema import ModelConfig, ParallelConfig
 from megacode.plan import (
     Attention,
+    activation_bytes_on_rank,
+    block_bytes,
     count_on_rank,
     count_parameters,
     flops_per_token,
@@ -167,6 +169,29 @@ def test_starcoders_bytes_on_a_rank(starcoder: RunConfig) -> None:
     """6 + 12 / 32 bytes a parameter: 6.92, 6.12, 6.12 and 6.60 GB."""
     totals = [state_bytes_on_rank(starcoder, stage).total / 1e9 for stage in range(4)]
     assert totals == pytest.approx([6.92, 6.12, 6.12, 6.60], abs=0.005)
+
+
+def test_starcoders_activations_on_a_rank(starcoder: RunConfig) -> None:
+    """By hand: bf16, 8,192 tokens, h 6,144, f 24,576, one KV head of 128, dropout, TP 4; 4 to 1 micro-batches live."""
+    config = starcoder.model_copy(update={"train": starcoder.train.model_copy(update={"recompute": "none"})})
+    block = block_bytes(config, "none")
+    assert block == 8192 * (2 * (6 * 6144 // 4 + 256 + 2 * 6144) + 2 * 6144 // 4 + 2 * 2 * 4 // 4 + 4 * 48 // 4)
+    assert block_bytes(config, "none") - block_bytes(config, "selective") == 8192 * 2 * (2 * 6144 // 4 + 6144)
+    assert block_bytes(config, "full") == 8192 * 2 * 6144 // 4
+    assert [activation_bytes_on_rank(config, stage) for stage in range(4)] == [10 * n * block for n in (4, 3, 2, 1)]
+
+
+def test_activations_of_some_recomputed_blocks(starcoder: RunConfig) -> None:
+    """Three of ten blocks a stage; one of them is whole while it runs again. GPipe keeps all sixteen micro-batches."""
+    train = starcoder.train.model_copy(update={"recompute": "full", "recompute_blocks": 3})
+    config = starcoder.model_copy(update={"train": train})
+    block, kept = block_bytes(config, "none"), block_bytes(config, "full")
+    assert activation_bytes_on_rank(config, 0) == 4 * (7 * block + 3 * kept) + block
+    gpipe = config.parallel.model_copy(update={"schedule": "gpipe"})
+    config = config.model_copy(update={"parallel": gpipe})
+    assert activation_bytes_on_rank(config, 3) == 16 * (7 * block + 3 * kept) + block
+    with pytest.raises(ValueError, match="stage 4 is outside"):
+        activation_bytes_on_rank(config, 4)
 
 
 def test_bytes_a_parameter() -> None:

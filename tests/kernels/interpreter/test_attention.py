@@ -164,3 +164,9 @@ def test_refuses_a_window_that_hides_something() -> None:
         flash_attention.causal_attention(query, query, query, None, 3)
     whole = flash_attention.causal_attention(query, query, query, None)
     assert torch.equal(flash_attention.causal_attention(query, query, query, None, 4), whole)
+
+
+def test_refuses_documents() -> None:
+    query = torch.randn(1, 4, 2, 16)
+    with pytest.raises(ValueError, match="no document mask yet"):
+        flash_attention.causal_attention(query, query, query, None, None, (1, 3))
