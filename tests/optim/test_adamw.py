@@ -10,6 +10,7 @@ from tiny import tiny_config
 from torch import nn
 
 from megacode.config.schema import RunConfig
+from megacode.layers.forward_pass import ForwardPass
 from megacode.optim.adamw import ShardedAdamW
 from megacode.optim.learning_rate import learning_rate
 from megacode.parallel.groups import single_rank
@@ -55,7 +56,7 @@ def train_batch(run, step: int) -> None:
 
     batches = run.batches(run.feed.train, step - 1)
     tokens = sum(batch.weights.sum() for batch in batches)
-    run.runner.run(run.schedule, Work(batches, [None] * len(batches), 1.0 / tokens))
+    run.runner.run(run.schedule, Work(batches, [ForwardPass()] * len(batches), 1.0 / tokens))
 
 
 def bf16_optimizer(parameter: nn.Parameter) -> ShardedAdamW:

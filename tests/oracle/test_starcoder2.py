@@ -41,9 +41,8 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
         for spec, parameter in run.stage.specs():
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
-    (loss,) = run.runner.run(
-        make_schedule("1f1b", Placement(1), 1), Work(batches[:1], [ForwardPass()], 1.0 / batches[0].weights.sum())
-    )
+    work = Work(batches[:1], [ForwardPass()], 1.0 / batches[0].weights.sum())
+    (loss,) = run.runner.run(make_schedule("1f1b", Placement(1), 1), work)
 
     model = Starcoder2ForCausalLM(Starcoder2Config(**hub_config(config.model, 0, "float32")))
     loading = model.load_state_dict(dict(hub_tensors(config.model, weights.__getitem__)), strict=False)
