@@ -128,18 +128,35 @@ def train(run: RunFile, overrides: Overrides = None) -> None:
 def bench(
     run: RunFile,
     overrides: Overrides = None,
-    steps: Annotated[int, typer.Option(help="timed optimizer steps, after 2 of warm-up")] = 10,
+    layouts: Annotated[str, typer.Option(help="TPxPPxDP[:SCHEDULE[:CHUNKS]],...; default: the run's own")] = "",
+    precision: Annotated[str, typer.Option(help="bf16,fp32; default: the run's own")] = "",
+    steps: Annotated[int, typer.Option(min=1, help="timed optimizer steps of each engine")] = 10,
+    warm_up: Annotated[int, typer.Option(min=1, help="optimizer steps before them")] = 2,
+    against: Annotated[str, typer.Option(help="other engines: transformers,plain,megatron-core")] = "",
+    variants: Annotated[Optional[list[str]], typer.Option("--with", help="ours with KEY=VALUE, beside ours")] = None,  # noqa: UP045
+    peers_python: Annotated[
+        Path, typer.Option(help="interpreter that has the other engines", show_default="this one")
+    ] = Path(sys.executable),
     as_json: AsJson = False,
 ) -> None:
-    """Measure a configuration's throughput on made-up tokens; started like `train`."""
-    from megacode.config import load_config
+    """Measure throughput, memory and where a step's time goes, on made-up tokens and this machine's ranks."""
+    from megacode.prove.bench.contenders import Request, WrongCall, contenders
 
-    config = load_config(run, overrides or [])
-    from megacode.prove.bench import bench, render_bench
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise WrongCall("bench starts its ranks itself; start it once, with launch/bench.sh or `megacode bench`")
+    parts = (layouts, precision, against)
+    wanted = contenders(Request(run, tuple(overrides or ()), *parts, tuple(variants or ()), peers_python))
+    from megacode.prove.bench.figures import figures
+    from megacode.prove.bench.measure import Plan, measure
+    from megacode.prove.bench.table import render
 
-    figures = bench(config, _place(), steps)
-    if figures is not None:
-        console.result_json(figures) if as_json else console.result(render_bench(figures))
+    plan = Plan(steps, warm_up, compare=bool(against or variants))
+    with console.progress("steps", len(wanted) * (steps + warm_up)) as advance:
+        records = measure(wanted, plan, os.environ, advance)
+    found = figures(records, plan)
+    console.result_json(found) if as_json else console.result(render(found))
+    if any(record.error for record in records if record.contender.is_ours):
+        raise typer.Exit(1)
 
 
 @app.command()

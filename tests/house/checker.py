@@ -33,7 +33,10 @@ RULES = (
 MUTABLE_MAKERS = frozenset({"list", "dict", "set", "bytearray", "defaultdict", "deque", "Counter", "OrderedDict"})
 MUTABLE_NODES = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
 PICKLES = frozenset({"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"})
-MAY_COMMUNICATE = frozenset({"parallel/groups.py", "parallel/collectives.py", "pipeline/links.py"})
+# The last is no part of the engine: what other engines' processes start from, which know nothing of ours.
+MAY_COMMUNICATE = frozenset(
+    {"parallel/groups.py", "parallel/collectives.py", "pipeline/links.py", "prove/peers/worker.py"}
+)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
