@@ -123,16 +123,28 @@ def test_a_comparison_is_the_median_of_paired_ratios_with_quartiles() -> None:
             record.rows.append([[{"seconds": second, "loss": 1.0, "peak_memory_bytes": 5}]])
     found = figures(records, Plan(3, 1, True))
     (comparison,) = found["comparisons"]
-    assert (comparison["engine"], comparison["times_as_fast"], comparison["quartiles"]) == ("other", 2.0, [1.5, 2.5])
+    assert (comparison["engine"], comparison["beside"]) == ("megacode", "other")
+    assert (comparison["times_as_fast"], comparison["quartiles"]) == (2.0, [1.5, 2.5])
     assert found["engines"][0]["tokens_per_second"] == config.tokens_per_step / 2.0
+
+
+def test_ours_is_compared_with_all_and_its_variants_with_the_peers() -> None:
+    config = tiny_config()
+    names = ("megacode", "megacode x", "plain")
+    records = [Record(Contender(name, "1x1x1", config, ()), error="not run") for name in names]
+    records.append(Record(Contender("plain", "2x1x1", config, ()), error="not run"))
+    found = figures(records, Plan(1, 1, True))
+    pairs = [(one["engine"], one["beside"]) for one in found["comparisons"]]
+    assert pairs == [("megacode", "megacode x"), ("megacode", "plain"), ("megacode x", "plain")]
 
 
 def test_bubbles() -> None:
     first = [["forward", 0, 0, 0.0, 1.0], ["backward", 0, 0, 5.0, 7.0]]
     last = [["forward", 0, 0, 2.0, 3.0], ["backward", 0, 0, 3.0, 5.0]]
     assert measured_bubble([first, last]) == pytest.approx(1 - 6 / 14)
-    passes = median_passes([(0, first), (0, [["forward", 0, 1, 0.0, 3.0]]), (1, last)])
+    passes = median_passes([(0, first), (0, [["forward", 0, 1, 0.0, 3.0], ["forward", 1, 1, 3.0, 9.0]]), (1, last)])
     assert Pass(0, "forward", 0, 2.0) in passes and Pass(1, "backward", 0, 2.0) in passes
+    assert Pass(0, "forward", 1, 6.0) in passes
     equal = [Pass(stage, kind, 0, seconds) for stage in (0, 1) for kind, seconds in (("forward", 1), ("backward", 2))]
     assert simulated_bubble(make_schedule("1f1b", 2, 4), equal) == pytest.approx(1 / 5)
 
@@ -157,7 +169,7 @@ def test_two_stages_say_where_the_time_went() -> None:
         assert sum(phases[name] for name in PHASES) == pytest.approx(phases["total"])
         assert all(phases[name] > 0 for name in PHASES), phases
     assert 0.0 < engine["bubble"]["measured"] < 1.0 and 0.0 < engine["bubble"]["simulated"] < 0.5
-    assert [one["engine"] for one in found["comparisons"]] == ["megacode x"]
+    assert [(one["engine"], one["beside"]) for one in found["comparisons"]] == [("megacode", "megacode x")]
     assert "times as fast" in render(found) and "pipeline wait" in render(found)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from megacode.plan.flops import flops_per_token, model_flops_utilization, tflops_per_rank
 from megacode.prove.bench.bubble import measured_bubble
+from megacode.prove.bench.contenders import OURS, Contender
 from megacode.prove.bench.measure import Plan, Record, places
 
 PHASES = (
@@ -26,8 +27,9 @@ def figures(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
     """Everything that was measured; seconds, bytes, tokens per second.
 
     engines:      one entry per contender, with `error` alone where it failed.
-    comparisons:  for each one beside our plain engine in its cell, how many times as fast ours is: the median over
-                  turns of the ratio of the two medians of that turn, and its quartiles.
+    comparisons:  ours beside each other contender of its cell, and each variant of ours beside each peer: how many
+                  times as fast the first is, the median over turns of the ratio of the two medians of that turn, and
+                  its quartiles.
     """
     return {
         "steps": plan.steps,
@@ -37,9 +39,15 @@ def figures(records: Sequence[Record], plan: Plan) -> dict[str, Any]:
             _comparison(ours, other)
             for ours in records
             for other in records
-            if ours.contender.cell == other.contender.cell and ours.contender.engine == "megacode" and other is not ours
+            if _compared(ours.contender, other.contender)
         ],
     }
+
+
+def _compared(ours: Contender, other: Contender) -> bool:
+    if not ours.is_ours or ours.cell != other.cell:
+        return False
+    return not other.is_ours or (ours.engine == OURS != other.engine)
 
 
 def _engine(record: Record) -> dict[str, Any]:
@@ -118,12 +126,13 @@ def _bubble(record: Record) -> dict[str, float | None] | None:
 
 def _comparison(ours: Record, other: Record) -> dict[str, Any]:
     layout, precision = ours.contender.cell
-    named = {"layout": layout, "precision": precision, "engine": other.contender.engine}
-    if ours.error or other.error:
-        return {**named, "error": other.error or f"megacode: {ours.error}"}
+    engines = {"engine": ours.contender.engine, "beside": other.contender.engine}
+    named = {**engines, "layout": layout, "precision": precision}
+    if failed := [record for record in (ours, other) if record.error]:
+        return {**named, "error": f"{failed[0].contender.engine}: {failed[0].error}"}
     ratios = paired_ratios(step_seconds(ours), step_seconds(other))
     lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
-    memory = {name: max(_engine(record)["peak_memory_bytes"]) for name, record in (("ours", ours), ("theirs", other))}
+    memory = {name: max(_engine(record)["peak_memory_bytes"]) for name, record in (("engine", ours), ("beside", other))}
     return {
         **named,
         "error": "",

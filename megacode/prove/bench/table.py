@@ -55,16 +55,16 @@ def _engines(figures: Mapping[str, Any]) -> Table:
 
 
 def _comparisons(figures: Mapping[str, Any]) -> Table:
-    names = ("beside", "layout", "dtype")
-    table = _table("megacode, times as fast", names, "median", "quartiles", "turns", "MiB rank, ours", "theirs")
+    names = ("engine", "beside", "layout", "dtype")
+    table = _table("how many times as fast", names, "median", "quartiles", "turns", "MiB rank", "beside")
     for one in figures["comparisons"]:
         if one["error"]:
             continue
         lower, upper = one["quartiles"]
-        memory = [f"{one['peak_memory_bytes'][whose] / 2**20:,.0f}" for whose in ("ours", "theirs")]
+        memory = [f"{one['peak_memory_bytes'][whose] / 2**20:,.0f}" for whose in ("engine", "beside")]
         spread = f"{lower:.2f} to {upper:.2f}"
         row = (f"{one['times_as_fast']:.2f}", spread, str(one["turns"]), *memory)
-        table.add_row(one["engine"], one["layout"], one["precision"], *row)
+        table.add_row(one["engine"], one["beside"], one["layout"], one["precision"], *row)
     return table
 
 

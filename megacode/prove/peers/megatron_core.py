@@ -25,8 +25,10 @@ def run(setup: Setup, serve: Serve) -> None:
     setup.refuse_unless(not any(dropout), "is measured without dropout; set model's dropouts to 0")
     setup.refuse_unless(model["window"] is None, "is measured without a window")
     setup.refuse_unless(setup.config["train"]["recompute"] == "none", "is measured without recomputation")
+    parallel = setup.config["parallel"]
     setup.refuse_unless(
-        setup.config["parallel"]["schedule"] == "1f1b", 'runs schedule "1f1b" here, not the one that was asked for'
+        parallel["pp"] == 1 or parallel["schedule"] == "1f1b",
+        'is driven with schedule "1f1b"; compare others as variants: --with parallel.schedule=...',
     )
     pretend_cpu_is_cuda()
     with setup.world(even_alone=True):
