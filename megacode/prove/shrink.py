@@ -58,7 +58,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "global_batch": micro_batches * dp * micro_batch,
             "precision": "fp32",
             "recompute": train.recompute,
-            "recompute_blocks": train.recompute_blocks and min(train.recompute_blocks, -(-layers // pp)),
+            "recompute_blocks": train.recompute_blocks and min(train.recompute_blocks, -(-layers // (pp * chunks))),
             "seed": train.seed,
         },
         "launch": {"device": "cpu", "timeout_seconds": 120},

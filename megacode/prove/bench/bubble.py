@@ -7,15 +7,12 @@ uneven passes and the operating system.
 
 from __future__ import annotations
 
-import inspect
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from megacode.layout.schedules import Action, Kind, Schedule
-from megacode.layout.simulate import Timed, bubble_fraction, simulate
-
-Durations = Callable[[int, Action], float]
+from megacode.layout.schedules import Action, Schedule
+from megacode.layout.simulate import bubble_fraction, simulate
 
 
 class Pass(NamedTuple):
@@ -51,17 +48,6 @@ def simulated_bubble(schedule: Schedule, passes: Sequence[Pass]) -> float:
     seconds = {(one.stage, one.kind, one.chunk): one.seconds for one in passes}
 
     def duration(stage: int, action: Action) -> float:
-        return seconds[stage, action.kind.value, getattr(action, "chunk", 0)]
+        return seconds[stage, action.kind.value, action.chunk]
 
-    return bubble_fraction(_play(schedule, duration), schedule.num_stages)
-
-
-def _play(schedule: Schedule, durations: Durations) -> tuple[Timed, ...]:
-    """`simulate` as it will be; while it takes one duration for all stages, the mean over stages stands in."""
-    if "durations" in inspect.signature(simulate).parameters:
-        return simulate(schedule, durations=durations, transfer=0.0)  # type: ignore[call-arg]
-    mean = {
-        kind: statistics.fmean(durations(stage, Action(kind, 0)) for stage in range(schedule.num_stages))
-        for kind in (Kind.FORWARD, Kind.BACKWARD)
-    }
-    return simulate(schedule, forward=mean[Kind.FORWARD], backward=mean[Kind.BACKWARD])
+    return bubble_fraction(simulate(schedule, duration), schedule.num_stages)

@@ -17,15 +17,13 @@ import torch
 
 from megacode.config.load import parse_config
 from megacode.config.schema import RunConfig
-from megacode.data.batches import BatchPlan
 from megacode.kernels.dispatch import choose
 from megacode.layout.schedules import Action
-from megacode.layout.topology import Topology
-from megacode.parallel.groups import Connector, joined_world, make_groups
+from megacode.parallel.groups import Connector, joined_world
 from megacode.prove.bench.bubble import Pass, simulated_bubble
 from megacode.prove.peers.worker import Serve, Setup, work
-from megacode.prove.synthetic import RandomTokens
-from megacode.train.assemble import Feed, Run, assemble
+from megacode.prove.synthetic import synthetic_plan
+from megacode.train.assemble import Feed, Run, assemble, join_groups
 from megacode.train.device import claim_device
 from megacode.train.place import Place
 from megacode.train.step import train_step
@@ -45,10 +43,7 @@ def run(setup: Setup, serve: Serve) -> None:
 def _serve_in_world(
     config: RunConfig, rank: int, device: torch.device, connector: Connector | None, serve: Serve
 ) -> None:
-    parallel = config.parallel
-    groups = make_groups(Topology(parallel.tp, parallel.pp, parallel.dp, parallel.order), rank, connector)
-    tokens: Any = RandomTokens(config.model.vocab, config.data.sequence)
-    plan = BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, parallel.dp)
+    groups, plan = join_groups(config, rank, connector), synthetic_plan(config)
     kernels = choose(config.kernels.implementation, device.type)
     observer = PhaseObserver(device)
     engine = Engine(assemble(config, groups, Feed(plan, {}, ""), kernels, device, observer), observer)
@@ -140,7 +135,7 @@ class Engine:
 
 
 def _row(action: Action, start: float, end: float) -> list[Any]:
-    return [action.kind.value, getattr(action, "chunk", 0), action.micro_batch, start, end]
+    return [action.kind.value, action.chunk, action.micro_batch, start, end]
 
 
 if __name__ == "__main__":

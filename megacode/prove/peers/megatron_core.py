@@ -156,6 +156,8 @@ def _model_and_optimizer(setup: Setup) -> tuple[Any, Any]:
         use_distributed_optimizer=sharded,
     )
     optimizer = get_megatron_optimizer(chosen, [net])
+    for group in optimizer.param_groups:  # its scheduler would do this, and keep decay off biases and norms
+        group["weight_decay"] = optim["weight_decay"] * group.get("wd_mult", 1.0)
     config.finalize_model_grads_func, config.grad_scale_func = finalize_model_grads, optimizer.scale_loss
     return net, optimizer
 
