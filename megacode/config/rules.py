@@ -91,12 +91,13 @@ def _global_batch(config: RunConfig) -> Iterator[Problem]:
 
 
 def _recompute_blocks(config: RunConfig) -> Iterator[Problem]:
-    blocks, most = config.train.recompute_blocks, -(-config.model.layers // config.parallel.pp)
+    parallel, blocks = config.parallel, config.train.recompute_blocks
+    most = max(parallel.stage_layers or [-(-config.model.layers // (parallel.pp * parallel.chunks))])
     if blocks is not None and config.train.recompute == "none":
         rule = 'has no effect with train.recompute = "none"'
         yield Problem("train.recompute_blocks", str(blocks), rule, 'remove it, or set train.recompute = "selective"')
     elif blocks is not None and blocks > most:
-        rule = f"must not exceed the {most} blocks of a stage"
+        rule = f"must not exceed the {most} blocks of a chunk"
         yield Problem("train.recompute_blocks", str(blocks), rule, "lower it, or remove it to recompute all of them")
 
 
@@ -180,7 +181,17 @@ RULES: tuple[Rule, ...] = (
     Rule(("parallel.pp", "parallel.chunks", "parallel.stage_layers", "model.layers"), _stages),
     Rule(("parallel.pp", "parallel.chunks", "parallel.schedule"), _schedule),
     Rule(("train.global_batch", "train.micro_batch", "parallel.dp"), _global_batch),
-    Rule(("train.recompute_blocks", "train.recompute", "model.layers", "parallel.pp"), _recompute_blocks),
+    Rule(
+        (
+            "train.recompute_blocks",
+            "train.recompute",
+            "model.layers",
+            "parallel.pp",
+            "parallel.chunks",
+            "parallel.stage_layers",
+        ),
+        _recompute_blocks,
+    ),
     Rule(
         ("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every", "data.validation"),
         _validation,
