@@ -5,11 +5,13 @@ A rule names the fields it reads, so that it stays silent where one of them is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pydantic import BaseModel
+
 from megacode.config.problem import Problem
-from megacode.config.schema import ModelConfig, OptimConfig, RunConfig
+from megacode.config.schema import ModelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -132,19 +134,25 @@ def _rotary_positions(config: RunConfig) -> Iterator[Problem]:
 
 def _learning_rate(config: RunConfig) -> Iterator[Problem]:
     optim = config.optim
-    decay = optim.lr_decay or config.train.steps
+    decay, schedule = optim.lr_decay or config.train.steps, optim.lr_schedule
+    is_endless = schedule in ("constant", "inverse_square_root")
     if optim.lr_min > optim.lr:
         yield Problem("optim.lr_min", str(optim.lr_min), f"must not exceed optim.lr = {optim.lr}")
-    if optim.lr_warmup >= decay and optim.lr_schedule != "constant":
+    if optim.lr_warmup >= decay and not is_endless:
         rule = f"must be below the {decay} steps of the decay"
         yield Problem("optim.lr_warmup", str(optim.lr_warmup), rule, "lower it, or raise optim.lr_decay")
-    if optim.lr_schedule == "constant":
+    idle = ["lr_decay"] if is_endless else []
+    idle += ["lr_min"] if schedule == "constant" else []
+    idle += ["lr_power"] if schedule != "polynomial" else []
+    yield from _without_effect(optim, "optim", idle, f"with lr_schedule {schedule}")
+
+
+def _without_effect(section: BaseModel, name: str, fields: Sequence[str], why: str) -> Iterator[Problem]:
+    """A problem for each of `fields` that is set to something else than its default."""
+    for field in fields:
         # By value, not by what was written: the configuration that a checkpoint keeps writes every field.
-        for field in ("lr_decay", "lr_min"):
-            if getattr(optim, field) == OptimConfig.model_fields[field].default:
-                continue
-            rule = "has no effect with lr_schedule constant"
-            yield Problem(f"optim.{field}", str(getattr(optim, field)), rule, "remove it")
+        if getattr(section, field) != type(section).model_fields[field].default:
+            yield Problem(f"{name}.{field}", str(getattr(section, field)), f"has no effect {why}", "remove it")
 
 
 def _kernels(config: RunConfig) -> Iterator[Problem]:
@@ -199,7 +207,10 @@ RULES: tuple[Rule, ...] = (
     Rule(("data.sequence", "model.context", "model.positions"), _learned_positions),
     Rule(("model.positions", "model.rope_theta", "model.hidden", "model.heads"), _rotary_positions),
     Rule(
-        ("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "optim.lr_schedule", "train.steps"),
+        (
+            *("optim.lr", "optim.lr_min", "optim.lr_warmup", "optim.lr_decay", "optim.lr_schedule", "optim.lr_power"),
+            "train.steps",
+        ),
         _learning_rate,
     ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),

@@ -120,7 +120,10 @@ class OptimConfig(Section):
 
     lr: PositiveFloat = Field(description="highest learning rate")
     lr_min: NonNegativeFloat = Field(default=0.0, description="learning rate at the end of the decay")
-    lr_schedule: Literal["cosine", "linear", "constant"] = Field(default="cosine", description="after the warm-up")
+    lr_schedule: Literal["cosine", "linear", "polynomial", "inverse_square_root", "constant"] = Field(
+        default="cosine", description="after the warm-up"
+    )
+    lr_power: PositiveFloat = Field(default=1.0, description="exponent of the polynomial schedule; 1 is linear")
     lr_warmup: NonNegativeInt = Field(default=0, description="steps of linear warm-up")
     lr_decay: PositiveInt | None = Field(default=None, description="steps at which lr_min is reached; train.steps")
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0, description="decay of the first moment")

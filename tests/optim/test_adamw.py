@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
+from typing import Any
 
 import pytest
 import torch
 from tiny import tiny_config
 from torch import nn
 
-from megacode.config.schema import RunConfig
 from megacode.layers.forward_pass import ForwardPass
 from megacode.optim.adamw import ShardedAdamW
 from megacode.optim.learning_rate import learning_rate
@@ -85,21 +84,6 @@ def test_updates_below_bf16_resolution_are_not_lost() -> None:
         optimizer.step(step, 1e-3, optimizer.gradient_norm())  # bf16 steps just below 1 are 2^-8 = 3.9e-3
     assert optimizer.state["master"][0].item() == pytest.approx(1.0 - 8e-3, abs=1e-4)
     assert parameter[0, 0].item() == pytest.approx(1.0 - 8e-3, abs=2e-3) and parameter.dtype == torch.bfloat16
-
-
-def schedule(**optim: object) -> RunConfig:
-    """100 steps, 10 of warm-up, from 1e-3 to 1e-4."""
-    settings = {"lr": 1e-3, "lr_min": 1e-4, "lr_warmup": 10, **optim}
-    return tiny_config(train={"steps": 100}, optim=settings)
-
-
-def test_the_learning_rate_is_megatrons() -> None:
-    cosine, linear = schedule(), schedule(lr_schedule="linear", lr_decay=60)
-    assert learning_rate(cosine, 5) == pytest.approx(5e-4) and learning_rate(cosine, 10) == pytest.approx(1e-3)
-    assert learning_rate(cosine, 55) == pytest.approx(1e-4 + 0.5 * 9e-4)
-    assert learning_rate(cosine, 40) == pytest.approx(1e-4 + 0.5 * (1 + math.cos(math.pi / 3)) * 9e-4)
-    assert learning_rate(cosine, 100) == learning_rate(cosine, 1000) == pytest.approx(1e-4)
-    assert learning_rate(linear, 35) == pytest.approx(5.5e-4) and learning_rate(linear, 61) == pytest.approx(1e-4)
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
