@@ -38,7 +38,7 @@ def saved_tokenizer(reader: CheckpointReader, given: Path | None) -> Tokenizer:
 
 
 def load_decoder(reader: CheckpointReader, precision: str) -> Chunk:
-    """The whole decoder on the CPU with the trained weights, computing in `precision` (bf16 or fp32).
+    """The whole decoder on the CPU with the trained weights, computing in `precision` (bf16, fp16 or fp32).
 
     The weights are those that the run computed with: its masters, rounded to the run's own precision.
     """
@@ -46,6 +46,7 @@ def load_decoder(reader: CheckpointReader, precision: str) -> Chunk:
     trained_in = DTYPES[config.train.precision]
     table: dict[str, Any] = config.model_dump()
     table["parallel"] = {}
+    table["optim"] = {"lr": config.optim.lr}
     table["train"] |= {"precision": precision, "global_batch": 1, "micro_batch": 1, "validate_sequences": 1}
     stage = Stage(parse_config(table, str(reader.folder)), single_rank(), choose("torch", "cpu"), torch.device("cpu"))
     with torch.no_grad():

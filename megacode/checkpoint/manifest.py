@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from megacode.checkpoint.errors import CheckpointError
+from megacode.optim.loss_scale import Scaling
 
 FILE_NAME = "manifest.json"
 FORMAT = "megacode-checkpoint"
@@ -49,12 +50,13 @@ class StoredFile:
 
 @dataclass(frozen=True)
 class RunState:
-    """What a checkpoint says beside the tensors: how far the run was, its whole configuration and its tokenizer."""
+    """What a checkpoint says beside the tensors: how far the run was, configuration, tokenizer, loss scale."""
 
     step: int
     tokens: int
     config: Mapping[str, Any]
     tokenizer: str
+    scaling: Scaling = field(default_factory=Scaling)
 
 
 @dataclass(frozen=True)
@@ -85,12 +87,17 @@ class Manifest:
                     f"{path}: is {table['format']} version {table['version']}, not {FORMAT} {VERSION}"
                 )
             return cls(
-                RunState(**table["state"]),
+                _run_state(table["state"]),
                 {name: _stored_tensor(entry) for name, entry in table["tensors"].items()},
                 {name: StoredFile(**entry) for name, entry in table["files"].items()},
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: lacks or misplaces {error}") from None
+
+
+def _run_state(table: Mapping[str, Any]) -> RunState:
+    # Checkpoints from before fp16 say nothing of the loss scale, which was 1.
+    return RunState(**{**table, "scaling": Scaling(**table.get("scaling", {}))})
 
 
 def _stored_tensor(entry: Mapping[str, Any]) -> StoredTensor:

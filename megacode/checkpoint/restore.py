@@ -48,7 +48,7 @@ def restore(reader: CheckpointReader, optimizer: ShardedAdamW, groups: Groups, k
 
     Raises CheckpointError if a tensor is missing, incomplete or of another shape.
     """
-    for segment, part in optimizer.layout.within(optimizer.owned):
+    for segment, part in optimizer.owned_segments():
         place = segment.spec.local_slice(groups.tp.size, groups.tp.index)
         for kind in kinds:
             whole = reader.tensor(kind, segment.spec.name)

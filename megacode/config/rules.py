@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from megacode.config.problem import Problem
-from megacode.config.schema import ModelConfig, RunConfig
+from megacode.config.schema import LossScaleConfig, ModelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -147,6 +147,24 @@ def _learning_rate(config: RunConfig) -> Iterator[Problem]:
     yield from _without_effect(optim, "optim", idle, f"with lr_schedule {schedule}")
 
 
+def _replicas(config: RunConfig) -> Iterator[Problem]:
+    if config.parallel.dp == 1:
+        idle = ("zero_stage", "reduce_dtype", "bucket_megabytes")
+        yield from _without_effect(config.optim, "optim", idle, "with parallel.dp = 1")
+    elif config.train.precision == "fp32":
+        yield from _without_effect(config.optim, "optim", ("reduce_dtype",), "with train.precision fp32")
+
+
+def _loss_scale(config: RunConfig) -> Iterator[Problem]:
+    scale = config.optim.loss_scale
+    if config.train.precision != "fp16":
+        why = f"with train.precision {config.train.precision}"
+        yield from _without_effect(scale, "optim.loss_scale", tuple(LossScaleConfig.model_fields), why)
+    elif scale.minimum > scale.initial:
+        rule = f"must not exceed optim.loss_scale.initial = {scale.initial}"
+        yield Problem("optim.loss_scale.minimum", str(scale.minimum), rule)
+
+
 def _without_effect(section: BaseModel, name: str, fields: Sequence[str], why: str) -> Iterator[Problem]:
     """A problem for each of `fields` that is set to something else than its default."""
     for field in fields:
@@ -212,6 +230,14 @@ RULES: tuple[Rule, ...] = (
             "train.steps",
         ),
         _learning_rate,
+    ),
+    Rule(
+        ("parallel.dp", "train.precision", "optim.zero_stage", "optim.reduce_dtype", "optim.bucket_megabytes"),
+        _replicas,
+    ),
+    Rule(
+        ("train.precision", *(f"optim.loss_scale.{field}" for field in LossScaleConfig.model_fields)),
+        _loss_scale,
     ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
     Rule(("model.window", "data.sequence", "launch.device", "kernels.implementation"), _window),

@@ -115,6 +115,14 @@ class DataConfig(Section):
     fim: FimConfig = FimConfig()
 
 
+class LossScaleConfig(Section):
+    """What multiplies the loss of an fp16 run, so that small gradients are not lost; a power of two that adapts."""
+
+    initial: PositiveFloat = Field(default=65536.0, description="factor of the first step")
+    growth_steps: PositiveInt = Field(default=2000, description="steps without an overflow after which it doubles")
+    minimum: PositiveFloat = Field(default=1.0, description="overflows halve it no further than this")
+
+
 class OptimConfig(Section):
     """AdamW with decoupled weight decay on matrices only, and the learning rate over optimizer steps."""
 
@@ -131,6 +139,16 @@ class OptimConfig(Section):
     eps: PositiveFloat = Field(default=1e-8, description="added to the root of the second moment")
     weight_decay: NonNegativeFloat = Field(default=0.1, description="decoupled, on matrices and embeddings only")
     clip: PositiveFloat = Field(default=1.0, description="largest global gradient norm")
+    zero_stage: Literal[0, 1] = Field(
+        default=1, description="1: each replica keeps and updates its share of the optimizer's state; 0: all of it"
+    )
+    reduce_dtype: Literal["fp32", "weights"] = Field(
+        default="fp32", description="in which gradients travel between replicas; weights: in the dtype of the weights"
+    )
+    bucket_megabytes: PositiveFloat = Field(
+        default=64.0, description="MB of fp32 gradients that replicas reduce at once, while backward goes on"
+    )
+    loss_scale: LossScaleConfig = LossScaleConfig()
 
 
 class TrainConfig(Section):
@@ -139,8 +157,9 @@ class TrainConfig(Section):
     steps: PositiveInt = Field(description="optimizer steps of the whole run")
     global_batch: PositiveInt = Field(description="sequences per optimizer step")
     micro_batch: PositiveInt = Field(default=1, description="sequences per forward pass of a rank")
-    precision: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="bf16: bf16 weights, fp32 gradient accumulation, reduction and master weights"
+    precision: Literal["bf16", "fp16", "fp32"] = Field(
+        default="bf16",
+        description="of weights and activations; gradients are accumulated, and master weights kept, in fp32",
     )
     recompute: Recompute = Field(
         default="none",

@@ -15,7 +15,7 @@ from megacode.model.chunk import Chunk
 from megacode.parallel.groups import Groups
 from megacode.plan.stages import layers_of, placement_of
 
-DTYPES = MappingProxyType({"bf16": torch.bfloat16, "fp32": torch.float32})
+DTYPES = MappingProxyType({"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32})
 
 
 class Stage:

@@ -1,13 +1,18 @@
-"""AdamW (Loshchilov and Hutter 2019) on fp32 masters, each replica updating its own shard of the flat order (ZeRO-1).
+"""AdamW (Loshchilov and Hutter 2019) on fp32 masters, each replica updating its own shard of every bucket (ZeRO-1).
 
-reduce:  tied gradients, then copied gradients over tp, then the whole over dp, leaving each replica its shard
-step:    global norm, clipping, update of the shard's masters, new weights gathered from all replicas
+begin:   the new weights are there; gradients are zero, and are reduced from now on as backward completes them
+reduce:  what is not yet reduced: tied gradients, then copied gradients over tp, then each bucket over dp
+step:    clipping by the global norm, update of the owned masters, new weights on their way to all replicas
+
+`optim.zero_stage = 0` keeps all of the state on every replica, which then reduces and updates everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -15,11 +20,15 @@ from torch.optim.adamw import adamw
 
 from megacode.config.schema import OptimConfig
 from megacode.layers.spec import Copied, ParamSpec
-from megacode.optim.flat import FlatLayout, overlap
+from megacode.optim.flat import FlatLayout, Segment, overlap, without
 from megacode.optim.gradients import GradientBuffer, NamedParameters
+from megacode.optim.loss_scale import Scaling
+from megacode.optim.reduction import BucketReduction
 from megacode.optim.tied import TiedWeight
-from megacode.parallel.collectives import all_gather_flat_, all_sum_, reduce_scatter_flat
+from megacode.parallel.collectives import all_sum_, start_all_gather_flat_
 from megacode.parallel.groups import Groups
+
+_BYTES_OF_FP32 = 4
 
 
 @dataclass(frozen=True)
@@ -35,101 +44,165 @@ class ShardedAdamW:
     """The optimizer of one rank. Decay acts on the specs that ask for it: matrices and embeddings.
 
     layout:     the flat order of this rank's parameters, tied copies left out.
-    owned:      the elements of it that this replica updates.
-    state:      fp32 tensors over `owned`: master, exp_avg, exp_avg_sq.
-    reduced:    the gradient of `owned` after `reduce`, fp32; `step` scales it where it clips.
-    gradients:  what backward accumulates into.
+    owned:      the elements of it that this replica updates, by bucket.
+    state:      fp32 tensors over `owned`, one range after the other: master, exp_avg, exp_avg_sq.
+    gradients:  what backward accumulates into; after `reduce`, the sum over all ranks in `owned`.
+    scaling:    what the loss has to be multiplied by (1 but for fp16), and how many steps were skipped.
     """
 
     def __init__(self, parameters: NamedParameters, groups: Groups, config: OptimConfig) -> None:
-        self._config, self._groups = config, groups
+        self._config, self._groups, dp = config, groups, groups.dp
         updated = [(spec, parameter) for spec, parameter in parameters if spec.tied_to is None]
-        self.layout = FlatLayout.of([(spec, tuple(p.shape)) for spec, p in updated], groups.dp.size)
-        self.owned = self.layout.shard(groups.dp.index, groups.dp.size)
+        shapes = [(spec, tuple(parameter.shape)) for spec, parameter in updated]
+        self.layout = FlatLayout.of(shapes, dp.size, int(config.bucket_megabytes * 1e6) // _BYTES_OF_FP32)
+        self._shards = self.layout.shards(dp.index, dp.size)
+        self._sharded = config.zero_stage == 1
+        self.owned = self._shards if self._sharded else tuple(bucket.elements for bucket in self.layout.buckets)
+        self._places = [0, *accumulate(len(part) for part in self.owned)]
         self.gradients = GradientBuffer(self.layout, parameters)
         self._weights = _flatten(self.layout, updated)
-        master = self._weights[self.owned.start : self.owned.stop].float().clone()
+        dtype = self._weights.dtype
+        wire = dtype if config.reduce_dtype == "weights" else torch.float32
+        self._reduction = BucketReduction(self.layout, self.gradients, updated, groups, self._sharded, wire)
+        master = torch.cat([self._weights[part.start : part.stop].float() for part in self.owned])
         self.state: Mapping[str, Tensor] = {
             "master": master,
             "exp_avg": torch.zeros_like(master),
             "exp_avg_sq": torch.zeros_like(master),
         }
-        self.reduced = torch.zeros_like(master)
         self._tied = [
             TiedWeight(self.gradients.by_name[spec.name], parameter.data, groups.tied)
             for spec, parameter in parameters
             if groups.tied.size > 1 and spec.is_shared
         ]
+        self._arriving: list[Callable[[], object]] = []
+        self._loss_scale = config.loss_scale if dtype == torch.float16 else None
+        self.scaling = Scaling(self._loss_scale.initial if self._loss_scale else 1.0)
+
+    def begin(self, micro_batches: int) -> None:
+        """A step begins, of so many backward passes: wait for the weights, forget the last step's gradients."""
+        self.wait_weights()
+        self.gradients.zero()
+        self._reduction.begin(micro_batches)
+
+    def note(self, parameter: Tensor) -> None:
+        """Something was added to the gradient of `parameter` outside of autograd; to be called after each addition."""
+        self._reduction.note(parameter)
 
     def reduce(self) -> None:
-        """Sum the accumulated gradients over all ranks that hold a part of them, and start anew."""
+        """Sum the accumulated gradients over all ranks that hold a part of them, as far as that is not done yet."""
         for tied in self._tied:
             tied.sum_gradients()
-        copied = self.layout.copied
-        all_sum_(self.gradients.flat[copied.start : copied.stop], self._groups.tp)
-        self.reduced.copy_(reduce_scatter_flat(self.gradients.flat, self._groups.dp))
-        self.gradients.zero()
+        self._reduction.finish()
 
     def gradient_norm(self) -> float:
-        """The norm of the reduced gradient of the whole model, every logical element counted once."""
-        squares = torch.zeros(1, dtype=torch.float64, device=self.reduced.device)
-        for held in self.held():
-            squares += torch.linalg.vector_norm(self.in_shard(self.reduced, held.elements), dtype=torch.float64) ** 2
-        return float(all_sum_(squares, self._groups.world).sqrt())
+        """The norm of the reduced gradient of the whole model, every logical element counted once, loss scale apart.
 
-    def step(self, step: int, learning_rate: float, norm: float) -> None:
-        """Clip the reduced gradient by its global `norm`, update the masters and publish the new weights.
-
-        `step` counts from 1.
+        Squares are summed in fp64, so that no layout's order of summation shows.
         """
-        self.reduced.mul_(min(1.0, self._config.clip / (norm + 1e-6)))
-        decayed = overlap(self.owned, self.layout.decayed)
-        before, after = range(self.owned.start, decayed.start), range(decayed.stop, self.owned.stop)
-        if not decayed:
-            before, after = self.owned, range(0)
-        for part, decay in ((before, 0.0), (decayed, self._config.weight_decay), (after, 0.0)):
-            if part:
-                self._update(part, step, learning_rate, decay)
-        self.publish()
+        parts = [self.gradients.flat[part.start : part.stop] for part in self._counted()]
+        squares = torch.zeros(1, dtype=torch.float64, device=self._weights.device)
+        if parts:
+            squares += torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float64)).square().sum()
+        return float(all_sum_(squares, self._groups.world).sqrt()) / self.scaling.scale
+
+    def step(self, step: int, learning_rate: float, norm: float) -> bool:
+        """Update the masters with the reduced gradient, clipped by its global `norm`, and publish the new weights.
+
+        `step` counts from 1. A norm that is not finite changes nothing but the loss scale. Returns whether it updated.
+        """
+        is_finite, scaling = math.isfinite(norm), self.scaling
+        self.scaling = scaling.after(is_finite, self._loss_scale)
+        if not is_finite:
+            return False
+        divisor = scaling.scale / min(1.0, self._config.clip / (norm + 1e-6))
+        for number in reversed(range(len(self.owned))):
+            self._update(number, step - scaling.skipped_steps, learning_rate, divisor)
+            self._start_publishing(number)
+        self._arriving += [tied.copy_from_owner for tied in self._tied]
+        return True
+
+    def wait_weights(self) -> None:
+        """Wait until the weights are those of the last step; nothing may read them before."""
+        for wait in self._arriving:
+            wait()
+        self._arriving.clear()
 
     def publish(self) -> None:
         """Cast the masters to this rank's weights, and gather those of the other replicas."""
-        self._weights[self.owned.start : self.owned.stop].copy_(self.state["master"])
-        all_gather_flat_(self._weights, self._groups.dp)
-        for tied in self._tied:
-            tied.copy_from_owner()
+        for number in reversed(range(len(self.owned))):
+            self._start_publishing(number)
+        self._arriving += [tied.copy_from_owner for tied in self._tied]
+        self.wait_weights()
 
-    def _update(self, part: range, step: int, learning_rate: float, decay: float) -> None:
-        tensors = {name: [self.in_shard(tensor, part)] for name, tensor in self.state.items()}
-        adamw(
-            tensors["master"],
-            [self.in_shard(self.reduced, part)],
-            tensors["exp_avg"],
-            tensors["exp_avg_sq"],
-            [],
-            [torch.tensor(float(step - 1), device=self.reduced.device)],
-            fused=True,
-            amsgrad=False,
-            beta1=self._config.beta1,
-            beta2=self._config.beta2,
-            lr=learning_rate,
-            weight_decay=decay,
-            eps=self._config.eps,
-            maximize=False,
-        )
+    def _start_publishing(self, number: int) -> None:
+        part, bucket = self.owned[number], self.layout.buckets[number].elements
+        self._weights[part.start : part.stop].copy_(self.in_shard(self.state["master"], part))
+        if self._sharded:
+            whole = self._weights[bucket.start : bucket.stop]
+            self._arriving.append(start_all_gather_flat_(whole, self._groups.dp).wait)
+
+    def _update(self, number: int, update: int, learning_rate: float, divisor: float) -> None:
+        """Update number `update`, from 1, of one bucket's owned masters with the gradient divided by `divisor`."""
+        part, decayed = self.owned[number], self.layout.buckets[number].decayed
+        device = self._weights.device
+        for parts, decay in (([overlap(part, decayed)], self._config.weight_decay), (without(part, decayed), 0.0)):
+            parts = [elements for elements in parts if elements]
+            if not parts:
+                continue
+            tensors = {
+                name: [self.in_shard(state, elements) for elements in parts] for name, state in self.state.items()
+            }
+            adamw(
+                tensors["master"],
+                [self.gradients.flat[elements.start : elements.stop] for elements in parts],
+                tensors["exp_avg"],
+                tensors["exp_avg_sq"],
+                [],
+                list(torch.full((len(parts),), float(update - 1), device=device).unbind()),
+                fused=True,
+                grad_scale=None if divisor == 1.0 else torch.tensor(divisor, device=device),
+                amsgrad=False,
+                beta1=self._config.beta1,
+                beta2=self._config.beta2,
+                lr=learning_rate,
+                weight_decay=decay,
+                eps=self._config.eps,
+                maximize=False,
+            )
 
     def held(self) -> Iterator[Held]:
         """The parts of logical tensors that this rank answers for; over all ranks, every element exactly once.
 
-        Of copied parameters that is the first tensor-parallel rank's copy.
+        Of copied parameters that is the first tensor-parallel rank's copy; of replicated state, this replica's shard.
         """
-        for segment, elements in self.layout.within(self.owned):
+        for segment, elements in self.layout.within(self._shards):
             if not (isinstance(segment.spec.placement, Copied) and self._groups.tp.index > 0):
                 yield Held(segment.spec, elements.start - segment.start, elements)
 
+    def _counted(self) -> list[range]:
+        """The elements that `held` tells of, and padding, in as few ranges as there are."""
+        return [
+            part
+            for bucket, shard in zip(self.layout.buckets, self._shards, strict=True)
+            for part in (without(shard, bucket.copied) if self._groups.tp.index > 0 else [shard])
+        ]
+
+    def owned_segments(self) -> Iterator[tuple[Segment, range]]:
+        """The parameters that reach into `owned`, each with its elements there."""
+        return self.layout.within(self.owned)
+
+    def reduced(self) -> Tensor:
+        """A copy of the reduced gradient, fp32 over `owned` as the state is; after `step`, what it used: clipped."""
+        return torch.cat([self.gradients.flat[part.start : part.stop] for part in self.owned])
+
     def in_shard(self, tensor: Tensor, elements: range) -> Tensor:
-        """The given elements of the flat order, which this replica owns, as a view of a tensor over `owned`."""
-        return tensor[elements.start - self.owned.start : elements.stop - self.owned.start]
+        """The given elements of one bucket, which this replica owns, as a view of a tensor over `owned`."""
+        for part, place in zip(self.owned, self._places, strict=False):
+            if elements.start in part:
+                start = place + elements.start - part.start
+                return tensor[start : start + len(elements)]
+        raise ValueError(f"elements {elements} of the flat order are not owned here")
 
 
 def _flatten(layout: FlatLayout, parameters: NamedParameters) -> Tensor:

@@ -108,17 +108,42 @@ def all_max_(x: Tensor, group: Group) -> Tensor:
     return x
 
 
-def reduce_scatter_flat(x: Tensor, group: Group) -> Tensor:
-    """Sum a flat [size x n] tensor over the group and return this rank's [n]; for a group of one, `x` itself."""
-    return x if group.size == 1 else _start_reduce_scatter(x.view(group.size, -1), group)()
+def start_all_sum_(x: Tensor, group: Group) -> Arriving:
+    """`all_sum_`, to be waited for. A mesh of sockets does it then only."""
+    if group.mesh is not None:
+        mesh = group.mesh
+        return Arriving(lambda: mesh.all_sum_(x))
+    if group.size == 1:
+        return Arriving(lambda: x)
+    return _arriving(dist.all_reduce(x, group=group.handle, async_op=True), x)
 
 
-def all_gather_flat_(whole: Tensor, group: Group) -> Tensor:
-    """Fill the flat [size x n] `whole` from every rank's own n elements of it, in place; returns `whole`."""
-    if group.size > 1:
-        parts = whole.view(group.size, -1)
-        _start_all_gather(parts, parts[group.index].clone(), group)()
-    return whole
+def start_reduce_scatter_flat_(whole: Tensor, group: Group) -> Arriving:
+    """Begin to sum a flat [size x n] tensor over the group. This rank's own n elements, which come, become the sum."""
+    if group.size == 1:
+        return Arriving(lambda: whole)
+    parts = whole.view(group.size, -1)
+    own = parts[group.index]
+    if whole.is_cuda:  # NCCL writes over its input where it lies in the right place
+        work = dist.reduce_scatter_single(own.unsqueeze(0), parts, group=group.handle, async_op=True)
+        return _arriving(work, own)
+    finish = _start_reduce_scatter(parts, group)
+    return Arriving(lambda: own.copy_(finish()))
+
+
+def start_all_gather_flat_(whole: Tensor, group: Group) -> Arriving:
+    """Begin to fill the flat [size x n] `whole` from every rank's own n elements of it, in place."""
+    if group.size == 1:
+        return Arriving(lambda: whole)
+    parts = whole.view(group.size, -1)
+    own = parts[group.index]
+    finish = _start_all_gather(parts, own if whole.is_cuda or group.mesh is not None else own.clone(), group)
+
+    def wait() -> Tensor:
+        finish()
+        return whole
+
+    return Arriving(wait)
 
 
 def broadcast_(x: Tensor, group: Group, source: int) -> Tensor:
@@ -156,6 +181,17 @@ def _start_reduce_scatter(parts: Tensor, group: Group) -> Callable[[], Tensor]:
         return own.squeeze(0)
 
     return wait
+
+
+def _arriving(work: dist.Work | None, x: Tensor) -> Arriving:
+    """`x`, which `work` is filling."""
+    assert work is not None, "asynchronous"
+
+    def wait() -> Tensor:
+        _wait(work)
+        return x
+
+    return Arriving(wait)
 
 
 def _wait(work: dist.Work) -> None:

@@ -27,9 +27,9 @@ class StateBytes:
         return self.weights + self.gradients + self.optimizer
 
 
-def state_bytes(parameters: int, precision: Literal["bf16", "fp32"], dp: int) -> StateBytes:
+def state_bytes(parameters: int, precision: Literal["bf16", "fp16", "fp32"], dp: int) -> StateBytes:
     """Bytes for `parameters` on a rank whose optimizer state is cut over `dp` replicas; the largest share counts."""
-    weight = {"bf16": 2, "fp32": 4}[precision]
+    weight = {"bf16": 2, "fp16": 2, "fp32": 4}[precision]
     return StateBytes(weight * parameters, 4 * parameters, 12 * -(-parameters // dp))
 
 

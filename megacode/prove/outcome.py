@@ -74,8 +74,9 @@ def train_rank(rank: int, world_size: int, init_method: str, config: RunConfig) 
         weights = _parts(run, run.optimizer.state["master"])
         first = train_step(run, 1, False)
         clipped_by = min(1.0, config.optim.clip / (first.gradient_norm + 1e-6))
-        gradients = _parts(run, run.optimizer.reduced / clipped_by)
+        gradients = _parts(run, run.optimizer.reduced() / clipped_by)
         reports = [first, *(train_step(run, step, False) for step in range(2, config.train.steps + 1))]
+        run.optimizer.wait_weights()
         return RankOutcome(
             weights, gradients, [report.gradient_norm for report in reports], [report.loss for report in reports]
         )

@@ -11,6 +11,7 @@ from megacode.config.schema import ModelConfig, ParallelConfig, RunConfig
 HEAD_WIDTH = 8
 STEPS = 5
 MOST_REPLICAS = 2
+BUCKET_MEGABYTES = 0.02  # several buckets to a stage
 _KEPT = frozenset(
     {"norm_eps", "attention_dropout", "hidden_dropout", "embedding_dropout", "positions", "rope_theta", "tied"}
 )
@@ -21,7 +22,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
 
     Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
     window's share of the sequence, the document mask, proportions of the MLP, uneven stages, dropout, norm epsilon,
-    order, schedule, recomputation, and more micro-batches than stages where there were.
+    order, schedule, recomputation, ZeRO stage, and more micro-batches than stages where there were.
     """
     model, train = config.model, config.train
     heads, kv_heads = _heads(model, tp)
@@ -51,7 +52,11 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "sequence": 16 * tp,
             "document_mask": config.data.document_mask,
         },
-        "optim": {**config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}), "lr": 1e-3},
+        "optim": {
+            **config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}),
+            **({"zero_stage": config.optim.zero_stage, "bucket_megabytes": BUCKET_MEGABYTES} if dp > 1 else {}),
+            "lr": 1e-3,
+        },
         "train": {
             "steps": STEPS,
             "micro_batch": micro_batch,

@@ -64,13 +64,18 @@ class Journal:
             "tflops_per_rank": tflops_per_rank(rate, ranks, self._flops),
             "mfu": model_flops_utilization(rate, ranks, self._flops, peak) if peak else None,
             "skipped": report.skipped,
+            "skipped_steps": report.skipped_steps,
+            "loss_scale": report.loss_scale,
             "seconds": report.seconds,
         }
         self._log.append(row)
         if report.step % config.train.log_every == 0 or report.step in (1, config.train.steps):
             console.say(render_step(row, config.train.steps))
         if report.skipped:
-            console.say(f"step {report.step}: gradient norm is {report.gradient_norm}; the update was skipped")
+            console.say(
+                f"step {report.step}: gradient norm is {report.gradient_norm} at loss scale {report.loss_scale:g}; "
+                f"the update was skipped, {report.skipped_steps} so far"
+            )
 
     def validation(self, step: int, losses: Mapping[str, float]) -> None:
         """Record and show a validation."""

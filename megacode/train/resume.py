@@ -24,6 +24,7 @@ def resume(run: Run) -> int:
         reader = CheckpointReader(committed_folder(run.folder.path, done))
         check_resumable(reader, run.config, run.feed.tokenizer)
         restore(reader, run.optimizer, run.groups)
+        run.optimizer.scaling = reader.manifest.state.scaling
         return reader.manifest.state.step
     if run.config.checkpoint.init_from:
         reader = CheckpointReader(Path(run.config.checkpoint.init_from))
@@ -35,7 +36,14 @@ def resume(run: Run) -> int:
 
 def save(run: Run, step: int) -> None:
     """Commit a checkpoint of `step`; every rank calls it."""
-    state = RunState(step, step * run.config.tokens_per_step, run.config.model_dump(mode="json"), run.feed.tokenizer)
+    run.optimizer.wait_weights()
+    state = RunState(
+        step,
+        step * run.config.tokens_per_step,
+        run.config.model_dump(mode="json"),
+        run.feed.tokenizer,
+        run.optimizer.scaling,
+    )
     save_checkpoint(run.folder.path, run.optimizer, run.groups, state, run.config.checkpoint.keep)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass
 
@@ -19,7 +18,8 @@ from megacode.train.assemble import Run
 class StepReport:
     """What one step did. `loss` in nats per token; `seconds` by phase on this rank.
 
-    `skipped`: the gradient was not finite and the weights stayed. `stop`: some rank was asked to stop.
+    `skipped`: the gradient was not finite and the weights stayed; `skipped_steps` of them in the whole run so far.
+    `loss_scale`: what multiplied the loss in backward. `stop`: some rank was asked to stop.
     """
 
     step: int
@@ -29,6 +29,8 @@ class StepReport:
     tokens: int
     seconds: dict[str, float]
     skipped: bool
+    skipped_steps: int
+    loss_scale: float
     stop: bool
 
 
@@ -51,23 +53,34 @@ class Clock:
 
 def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
     """Do optimizer step `step` (from 1): schedule, reduction, norm, update. Every rank calls it."""
-    clock = Clock()
+    clock, optimizer = Clock(), run.optimizer
     batches = run.batches(run.feed.train, step - 1)
     scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
     clock.phase("data")
-    losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale))
+    optimizer.begin(run.config.micro_batches)
+    loss_scale = optimizer.scaling.scale
+    losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale * loss_scale))
     clock.phase("compute")
-    run.optimizer.reduce()
+    optimizer.reduce()
     clock.phase("reduce")
-    norm = run.optimizer.gradient_norm()
+    norm = optimizer.gradient_norm()
     rate = learning_rate(run.config, step)
-    sound = math.isfinite(norm)
-    if sound:
-        run.optimizer.step(step, rate, norm)
+    updated = optimizer.step(step, rate, norm)
     clock.phase("optimizer")
     loss, stop = share(run, [sum_of(losses, run.device) * scale, torch.tensor(float(stop_asked))])
     clock.phase("report")
-    return StepReport(step, loss, norm, rate, run.config.tokens_per_step, clock.total(), not sound, stop > 0)
+    return StepReport(
+        step=step,
+        loss=loss,
+        gradient_norm=norm,
+        learning_rate=rate,
+        tokens=run.config.tokens_per_step,
+        seconds=clock.total(),
+        skipped=not updated,
+        skipped_steps=optimizer.scaling.skipped_steps,
+        loss_scale=loss_scale,
+        stop=stop > 0,
+    )
 
 
 def total_weight(run: Run, weights: list[Tensor]) -> Tensor:

@@ -9,6 +9,7 @@ from megacode.train.step import share, sum_of, total_weight
 
 def validate(run: Run) -> dict[str, float]:
     """Mean loss in nats per token for each kind of validation; every rank calls it and gets all of them."""
+    run.optimizer.wait_weights()
     losses = {}
     for kind, plan in run.feed.validation.items():
         batches = run.batches(plan, 0)

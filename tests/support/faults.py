@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,10 @@ from torch import Tensor
 from megacode.config.schema import RunConfig
 from megacode.kernels import torch_ops
 from megacode.layers.spec import ParamSpec
-from megacode.optim import adamw
-from megacode.optim.adamw import Held, ShardedAdamW
+from megacode.optim import reduction
+from megacode.optim.adamw import ShardedAdamW
+from megacode.optim.flat import Bucket
+from megacode.optim.reduction import BucketReduction
 from megacode.optim.tied import TiedWeight
 from megacode.prove.outcome import RankOutcome, train_rank
 from megacode.train import step
@@ -32,24 +34,24 @@ def _train_with(plant: Callable[[], None], rank: int, world_size: int, init: str
 
 
 def _leave_out_of_tp_sum(is_left_out: Callable[[ParamSpec], bool]) -> None:
-    whole_sum = adamw.all_sum_
-    original = ShardedAdamW.reduce
+    whole_sum = reduction.all_sum_
+    original = BucketReduction._start
 
-    def reduce(self: ShardedAdamW) -> None:
-        segments = [segment for segment in self.layout.segments if is_left_out(segment.spec)]
-        kept = [self.gradients.flat[segment.start : segment.stop].clone() for segment in segments]
+    def start(self: BucketReduction, bucket: Bucket) -> None:
+        segments = [segment for segment in bucket.segments if is_left_out(segment.spec)]
+        kept = [self._flat[segment.start : segment.stop].clone() for segment in segments]
 
         def sum_but_keep(x: Tensor, group: Any) -> Tensor:
             whole_sum(x, group)
             for segment, own in zip(segments, kept, strict=True):
-                self.gradients.flat[segment.start : segment.stop].copy_(own)
+                self._flat[segment.start : segment.stop].copy_(own)
             return x
 
-        adamw.all_sum_ = sum_but_keep
-        original(self)
-        adamw.all_sum_ = whole_sum
+        reduction.all_sum_ = sum_but_keep
+        original(self, bucket)
+        reduction.all_sum_ = whole_sum
 
-    ShardedAdamW.reduce = reduce  # type: ignore[method-assign]
+    BucketReduction._start = start  # type: ignore[method-assign]
 
 
 def missing_key_value_sum() -> None:
@@ -65,19 +67,7 @@ def missing_norm_sum() -> None:
 def doubled_norm() -> None:
     """Copied parameters are counted by every rank that has a copy."""
 
-    def held(self: ShardedAdamW) -> Iterator[Held]:
-        for segment, elements in self.layout.within(self.owned):
-            yield Held(segment.spec, elements.start - segment.start, elements)
-
-    def gradient_norm(self: ShardedAdamW) -> float:
-        ShardedAdamW.held, honest = held, ShardedAdamW.held  # type: ignore[method-assign]
-        try:
-            return counted(self)
-        finally:
-            ShardedAdamW.held = honest  # type: ignore[method-assign]
-
-    counted = ShardedAdamW.gradient_norm
-    ShardedAdamW.gradient_norm = gradient_norm  # type: ignore[method-assign]
+    ShardedAdamW._counted = lambda self: list(self._shards)  # type: ignore[method-assign]
 
 
 def dropped_tied_gradient() -> None:

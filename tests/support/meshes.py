@@ -8,8 +8,14 @@ import time
 import torch
 
 from megacode.layout.topology import Topology
-from megacode.parallel.collectives import all_gather_flat_, all_max_, all_sum_, reduce_scatter_flat
-from megacode.parallel.groups import Groups, joined_world, make_groups
+from megacode.parallel.collectives import (
+    all_max_,
+    all_sum_,
+    start_all_gather_flat_,
+    start_all_sum_,
+    start_reduce_scatter_flat_,
+)
+from megacode.parallel.groups import Group, Groups, joined_world, make_groups
 from megacode.parallel.sockets import PeerLost
 
 
@@ -26,9 +32,21 @@ def collect(groups: Groups, count: int, dtype: torch.dtype) -> dict[str, list[fl
     return {
         "sum": all_sum_(own.clone(), group).float().tolist(),
         "max": all_max_(own.clone(), group).float().tolist(),
-        "gather": all_gather_flat_(whole.flatten(), group).float().tolist(),
-        "scatter": reduce_scatter_flat(own.repeat(group.size), group).float().tolist(),
+        "gather": start_all_gather_flat_(whole.flatten(), group).wait().float().tolist(),
+        "scatter": start_reduce_scatter_flat_(own.repeat(group.size), group).wait().float().tolist(),
+        "several on their way": several(own, group),
     }
+
+
+def several(own: torch.Tensor, group: Group) -> list[float]:
+    """Sums and gathers that are begun together and waited for later."""
+    count = len(own)
+    wholes = [torch.cat([own * number] * group.size) for number in (1, 2, 3)]
+    begun = [start_reduce_scatter_flat_(whole, group) for whole in wholes]
+    begun += [start_all_sum_(own.clone(), group)]
+    sums = [arriving.wait() for arriving in begun]
+    gathering = [start_all_gather_flat_(whole, group) for whole in wholes]
+    return torch.cat([*sums, *(arriving.wait()[: 2 * count] for arriving in gathering)]).float().tolist()
 
 
 def compare(rank: int, world_size: int, init_method: str, count: int, dtype: torch.dtype) -> tuple[dict, dict]:

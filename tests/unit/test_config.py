@@ -119,7 +119,14 @@ def test_a_key_like_no_other_gets_no_guess() -> None:
         ({"train__validate_every": 5}, "train.validate_every"),
         ({"data__validation": "v", "train__validate_sequences": 33}, "train.validate_sequences"),
         ({"model__hidden": 24576}, "model.hidden"),
-        ({"train__precision": "fp16"}, "train.precision"),
+        ({"train__precision": "fp8"}, "train.precision"),
+        ({"optim__zero_stage": 2}, "optim.zero_stage"),
+        ({"optim__zero_stage": 0, "parallel__dp": 1}, "optim.zero_stage"),
+        ({"optim__bucket_megabytes": 1.0, "parallel__dp": 1}, "optim.bucket_megabytes"),
+        ({"optim__reduce_dtype": "weights", "parallel__dp": 1}, "optim.reduce_dtype"),
+        ({"optim__reduce_dtype": "weights", "train__precision": "fp32"}, "optim.reduce_dtype"),
+        ({"optim__loss_scale": {"initial": 2.0}}, "optim.loss_scale.initial"),
+        ({"optim__loss_scale": {"minimum": 2e6}, "train__precision": "fp16"}, "optim.loss_scale.minimum"),
         ({"model__hidden_dropout": 1.0}, "model.hidden_dropout"),
         ({"optim__lr": float("inf")}, "optim.lr"),
         ({"optim__lr": "3e-4"}, "optim.lr"),
@@ -181,6 +188,19 @@ def test_schedules_and_their_chunks(changes: dict[str, Any], chunks: int) -> Non
     config = parse_config(_with(**changes), "run.toml")
     assert config.parallel.chunks == chunks
     assert parse_config(config.model_dump(mode="json"), "a checkpoint's") == config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optim__zero_stage": 0, "optim__reduce_dtype": "weights", "optim__bucket_megabytes": 0.5},
+        {"train__precision": "fp16", "optim__loss_scale": {"initial": 1024.0, "growth_steps": 10, "minimum": 8.0}},
+        {"parallel__dp": 1, "train__precision": "fp16"},
+    ],
+)
+def test_the_optimizers_options_where_they_have_an_effect(changes: dict[str, Any]) -> None:
+    config = parse_config(_with(**changes), "run.toml")
+    assert parse_config(config.model_dump(), "a checkpoint's") == config
 
 
 def test_a_saved_starcoder_configuration_is_accepted_again() -> None:
