@@ -7,9 +7,9 @@ reduced, while backward goes on with the next. Within a bucket what is treated a
       `---------- decayed ----------'
                        `--------------- copied ------------'
 
-so that weight decay and the sum of copied gradients over tensor-parallel ranks each cover one contiguous range. A bucket
-is padded to a multiple of the number of replicas, each of which owns one equal shard of it (ZeRO-1; Rajbhandari et al.
-2020).
+so that weight decay and the sum of copied gradients over tensor-parallel ranks each cover one contiguous range. Each
+replica owns one equal shard of every bucket (ZeRO-1; Rajbhandari et al. 2020). Parameters and shards begin at multiples
+of 64 elements: whole vectors, which are updated by the same instructions however they are cut.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from megacode.layers.spec import Copied, ParamSpec
+
+ALIGNMENT = 64  # elements
 
 Shaped = tuple[ParamSpec, tuple[int, ...]]
 
@@ -50,8 +52,8 @@ class Bucket:
         segments, at = [], start
         for spec, shape in ordered:
             segments.append(Segment(spec, shape, at, at + math.prod(shape)))
-            at = segments[-1].stop
-        stop = start + -(-(at - start) // num_shards) * num_shards
+            at = _aligned(segments[-1].stop)
+        stop = start + -(-(at - start) // (num_shards * ALIGNMENT)) * num_shards * ALIGNMENT
         decayed = _span(segments, start, lambda spec: spec.decay)
         copied = _span(segments, start, lambda spec: isinstance(spec.placement, Copied))
         return cls(tuple(segments), range(start, stop), decayed, copied)
@@ -124,4 +126,8 @@ def without(whole: range, hole: range) -> list[range]:
 
 def _span(segments: Sequence[Segment], start: int, wanted: Callable[[ParamSpec], bool]) -> range:
     chosen = [segment for segment in segments if wanted(segment.spec)]
-    return range(chosen[0].start, chosen[-1].stop) if chosen else range(start, start)
+    return range(chosen[0].start, _aligned(chosen[-1].stop)) if chosen else range(start, start)
+
+
+def _aligned(element: int) -> int:
+    return -(-element // ALIGNMENT) * ALIGNMENT
