@@ -82,5 +82,5 @@ class _LookUp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None]:
         (indices,) = ctx.saved_tensors
-        ctx.weight_gradients.do(partial(add_rows, ctx.weight, indices, grad))
+        ctx.weight_gradients.do(partial(add_rows, ctx.weight, indices, grad), ctx.weight)
         return None, None, None

@@ -112,7 +112,7 @@ class _ColumnParallel(torch.autograd.Function):
                 grad_whole.view(-1, x.shape[-1]).addmm_(grad.flatten(0, 1), matrix)
         assert grad_whole is not None, "there is at least one layer"
         scattering = start_reduce_scatter_sequence(grad_whole, ctx.tp)
-        ctx.weight_gradients.do(partial(_add_columns, pairs, grads, x, ctx.tp, gathering))
+        ctx.weight_gradients.do(partial(_add_columns, pairs, grads, x, ctx.tp, gathering), *ctx.parameters)
         return scattering.wait(), None, None, *(None for _ in ctx.parameters)
 
 
@@ -133,7 +133,7 @@ class _RowParallel(torch.autograd.Function):
         weight, bias = ctx.parameters
         grad_whole = all_gather_sequence(grad, ctx.tp)
         grad_x = grad_whole @ weight
-        ctx.weight_gradients.do(partial(_add_rows, weight, bias, grad_whole, grad, x))
+        ctx.weight_gradients.do(partial(_add_rows, weight, bias, grad_whole, grad, x), weight, bias)
         return grad_x, None, None, None, None
 
 

@@ -13,11 +13,13 @@ while the logits are at hand: what multiplies the loss has to be known by then.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
+from megacode.layers.spec import LayerContext
 from megacode.layers.weight_gradients import add_product
 from megacode.parallel.collectives import all_gather_stacked
 from megacode.parallel.groups import Group
@@ -39,12 +41,13 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, t
 
 
 def cross_entropy_and_gradients(
-    x: Tensor, weight: nn.Parameter, targets: Tensor, weights: Tensor, scale: Tensor, tp: Group
+    x: Tensor, weight: nn.Parameter, targets: Tensor, weights: Tensor, scale: Tensor, context: LayerContext
 ) -> tuple[Tensor, Tensor]:
-    """`cross_entropy`, and the gradient of `scale` times it for `x`, [rows, h]: this rank's part of a sum over `tp`.
+    """`cross_entropy`, and the gradient of `scale` times it for `x`, [rows, h]: this rank's part of a sum over `context.tp`.
 
     The weight's gradient is added to the weight's.
     """
+    tp = context.tp
     total, grad_x = torch.zeros((), device=x.device), torch.empty_like(x)
     for kept in _parts(len(x), len(weight), _KEPT_BYTES[x.device.type] // x.element_size()):
         logits = x[kept] @ weight.mT
@@ -54,7 +57,7 @@ def cross_entropy_and_gradients(
             total += (chunk.losses * weights[rows]).sum()
             logits[part] = chunk.gradient(weights[rows] * scale)
         torch.mm(logits, weight, out=grad_x[kept])
-        add_product(weight, logits, x[kept])
+        context.weight_gradients.do(partial(add_product, weight, logits, x[kept]), weight)
     return total, grad_x
 
 

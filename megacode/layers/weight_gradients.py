@@ -9,30 +9,42 @@ It adds into `parameter.grad`, of whatever dtype that is, with no gradient of it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 
 class WeightGradients:
-    """One rank's; all its linear layers hand their second half to it."""
+    """One rank's; all its layers that add to gradients themselves do it here. Listeners hear of each addition."""
 
     def __init__(self) -> None:
         self._held_back: list[Callable[[], None]] | None = None
+        self._listeners: list[Callable[[nn.Parameter], None]] = []
+
+    def listen(self, listener: Callable[[nn.Parameter], None]) -> None:
+        """Have `listener` called with every parameter after something was added to its gradient."""
+        self._listeners.append(listener)
 
     @property
     def holds_back(self) -> bool:
         """Whether what comes now is kept for later."""
         return self._held_back is not None
 
-    def do(self, second_half: Callable[[], None]) -> None:
-        """Run `second_half` now, or keep it if it is to be held back."""
+    def do(self, second_half: Callable[[], None], *parameters: nn.Parameter) -> None:
+        """Run `second_half`, which adds to the gradients of `parameters`, now, or keep it if it is to be held back."""
         if self._held_back is None:
-            second_half()
+            self._run(second_half, parameters)
         else:
-            self._held_back.append(second_half)
+            self._held_back.append(partial(self._run, second_half, parameters))
+
+    def _run(self, second_half: Callable[[], None], parameters: Sequence[nn.Parameter]) -> None:
+        second_half()
+        for listener in self._listeners:
+            for parameter in parameters:
+                listener(parameter)
 
     @contextmanager
     def held_back(self) -> Iterator[list[Callable[[], None]]]:

@@ -66,6 +66,6 @@ class Head(ShardedModule):
         tp = self.context.tp
         whole = all_gather_sequence(normed, tp)
         loss, gradient = cross_entropy_and_gradients(
-            whole.flatten(0, 1), self.weight, targets.flatten(), weights.flatten(), scale, tp
+            whole.flatten(0, 1), self.weight, targets.flatten(), weights.flatten(), scale, self.context
         )
         return loss, reduce_scatter_sequence(gradient.view(whole.shape), tp)

@@ -124,12 +124,14 @@ def assemble(
 ) -> Run:
     """Build this rank's part of the run, with initial weights."""
     stage = Stage(config, groups, kernels, device)
+    optimizer = ShardedAdamW(stage.specs(), groups, config.optim)
+    stage.weight_gradients.listen(optimizer.note)
     message = (config.train.micro_batch, config.data.sequence // groups.tp.size, config.model.hidden)
     return Run(
         config=config,
         groups=groups,
         stage=stage,
-        optimizer=ShardedAdamW(stage.specs(), groups, config.optim),
+        optimizer=optimizer,
         runner=Runner(stage, Links(groups, message, stage.dtype, device), observe),
         schedule=make_schedule(config.parallel.schedule, placement_of(config.parallel), config.micro_batches),
         feed=feed,
