@@ -43,9 +43,9 @@ def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, t
 def cross_entropy_and_gradients(
     x: Tensor, weight: nn.Parameter, targets: Tensor, weights: Tensor, scale: Tensor, context: LayerContext
 ) -> tuple[Tensor, Tensor]:
-    """`cross_entropy`, and the gradient of `scale` times it for `x`, [rows, h]: this rank's part of a sum over `context.tp`.
+    """`cross_entropy`, and the gradient of `scale` times it for `x`, [rows, h]: this rank's part of a sum over tp.
 
-    The weight's gradient is added to the weight's.
+    The gradient of the weight is added to the weight's.
     """
     tp = context.tp
     total, grad_x = torch.zeros((), device=x.device), torch.empty_like(x)

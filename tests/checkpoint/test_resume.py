@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 import time
@@ -13,8 +14,11 @@ from disk_run import disk_config, losses, rows, train_rank
 
 from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.folders import committed
+from megacode.checkpoint.manifest import Manifest
 from megacode.checkpoint.read import CheckpointReader
 from megacode.checkpoint.restore import check_resumable
+from megacode.config.schema import RunConfig
+from megacode.optim.loss_scale import Scaling
 from megacode.prove.ranks import RankFailure, run_ranks, started_ranks
 
 LAYOUT = {"tp": 2, "pp": 2}
@@ -116,3 +120,52 @@ def test_weights_of_another_run_start_a_fresh_one(data: Path, undisturbed: Path,
     run_ranks(1, train_rank, disk_config(data, tmp_path, checkpoint=init, train={"steps": 3}))
     assert rows(tmp_path, "start")[0]["step"] == 0
     assert losses(tmp_path)[0] < 0.95 * losses(undisturbed)[0]
+
+
+FP16 = {"loss_scale": {"initial": 2.0**20, "growth_steps": 4}}  # overflows, shrinks and grows within 16 steps
+
+
+def fp16_config(data: Path, folder: Path, steps: int = 16, **optim: object) -> RunConfig:
+    """An fp16 run of two replicas; it saves every third step, and at the last."""
+    train = {"precision": "fp16", "steps": steps, "validate_every": 0}
+    own = {**FP16, "lr_decay": 16, "bucket_megabytes": 0.05, **optim}
+    return disk_config(data, folder, train=train, optim=own, parallel={"dp": 2, "pp": 2})
+
+
+def test_fp16_goes_on_bit_for_bit_with_its_loss_scale(data: Path, tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run_ranks(4, train_rank, fp16_config(data, whole))
+    for steps in (5, 10, 16):
+        run_ranks(4, train_rank, fp16_config(data, parts, steps))
+    expected = rows(whole)
+    assert len({row["loss_scale"] for row in expected}) > 2 and 0 < expected[-1]["skipped_steps"] < 10
+    for key in ("loss", "grad_norm", "loss_scale", "skipped", "skipped_steps"):
+        assert [row[key] for row in rows(parts)] == [row[key] for row in expected], key
+    state = CheckpointReader(committed(parts)[-1]).manifest.state
+    assert state.scaling.skipped_steps == expected[-1]["skipped_steps"] and state.scaling.good_steps > 0
+
+
+def test_zero_stages_and_replicas_read_each_others_checkpoints(data: Path, tmp_path: Path) -> None:
+    quiet = {"validate_every": 0}
+    run_ranks(1, train_rank, disk_config(data, tmp_path / "expected", train=quiet))
+    mixes = [
+        ({"zero_stage": 0}, {"dp": 2}),
+        ({}, {"dp": 4}),
+        ({"zero_stage": 0, "bucket_megabytes": 0.05}, {"dp": 2, "tp": 2}),
+    ]
+    for steps, (optim, parallel) in zip((4, 8, 12), mixes, strict=True):
+        config = disk_config(
+            data, tmp_path / "run", train={**quiet, "steps": steps}, optim={"lr_decay": 16, **optim}, parallel=parallel
+        )
+        run_ranks(config.parallel.world_size, train_rank, config)
+    run_ranks(1, train_rank, disk_config(data, tmp_path / "run", train=quiet))
+    np.testing.assert_allclose(losses(tmp_path / "run"), losses(tmp_path / "expected"), rtol=1e-5)
+
+
+def test_a_checkpoint_from_before_loss_scales_has_scale_1(undisturbed: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(committed(undisturbed)[-1], folder)
+    table = json.loads((folder / "manifest.json").read_text())
+    assert table["state"].pop("scaling") == {"scale": 1.0, "good_steps": 0, "skipped_steps": 0}
+    (folder / "manifest.json").write_text(json.dumps(table))
+    assert Manifest.read(folder).state.scaling == Scaling()

@@ -69,7 +69,7 @@ def test_gradients_of_bf16_weights_add_up_in_fp32() -> None:
     optimizer = bf16_optimizer(parameter)
     for share in (1.0, 2.0**-12, 2.0**-12):  # in bf16, 1 + 2^-12 is 1
         (parameter * share).sum().backward()
-    assert parameter.grad is None
+    assert parameter.grad is not None and parameter.grad.dtype == torch.float32
     assert optimizer.gradients.by_name["matrix.weight"].tolist() == [[1.0 + 2.0**-11] * 2] * 2
 
 

@@ -48,7 +48,7 @@ def _train_rank(rank: int, world_size: int, init_method: str, config: RunConfig,
 def train_rank(
     rank: int, init_method: str, config: RunConfig, at_the_end: bool = False, spoiled: int = 0, late: bool = False
 ) -> Trained:
-    """Train. `at_the_end`: reduce nothing early. `spoiled`: the step in which the last rank gets an infinite gradient.
+    """Train. `at_the_end`: reduce nothing early. `spoiled`: the step in which the last rank's own gradient is infinite.
 
     `late`: in step 3 a gradient is told of once too often.
     """
@@ -65,9 +65,9 @@ def train_rank(
             told.early.append(optimizer._reduction.num_started)
             if late and len(told.early) == 3:
                 optimizer.note(next(iter(optimizer._reduction._bucket_of)))
+            finish()
             if spoiled == len(told.early) and rank == world_size - 1:
                 optimizer.gradients.flat[optimizer.owned[-1].start] = float("inf")
-            finish()
             if len(told.early) == 1:
                 told.gradients = by_name(optimizer, optimizer.reduced())
 
