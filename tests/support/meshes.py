@@ -41,7 +41,7 @@ def collect(groups: Groups, count: int, dtype: torch.dtype) -> dict[str, list[fl
 def several(own: torch.Tensor, group: Group) -> list[float]:
     """Sums and gathers that are begun together and waited for later."""
     count = len(own)
-    wholes = [torch.cat([own * number] * group.size) for number in (1, 2, 3)]
+    wholes = [torch.cat([own * number] * group.size) for number in (1.0, 0.5, -1.0)]
     begun = [start_reduce_scatter_flat_(whole, group) for whole in wholes]
     begun += [start_all_sum_(own.clone(), group)]
     sums = [arriving.wait() for arriving in begun]
