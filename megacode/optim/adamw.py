@@ -116,8 +116,9 @@ class ShardedAdamW:
         if not is_finite:
             return False
         divisor = scaling.scale / min(1.0, self._config.clip / (norm + 1e-6))
+        grad_scale = None if divisor == 1.0 else torch.tensor(divisor, device=self._weights.device)
         for number in reversed(range(len(self.owned))):
-            self._update(number, step - scaling.skipped_steps, learning_rate, divisor)
+            self._update(number, step - scaling.skipped_steps, learning_rate, grad_scale)
             self._start_publishing(number)
         self._arriving += [tied.copy_from_owner for tied in self._tied]
         return True
@@ -142,8 +143,8 @@ class ShardedAdamW:
             whole = self._weights[bucket.start : bucket.stop]
             self._arriving.append(start_all_gather_flat_(whole, self._groups.dp).wait)
 
-    def _update(self, number: int, update: int, learning_rate: float, divisor: float) -> None:
-        """Update number `update`, from 1, of one bucket's owned masters with the gradient divided by `divisor`."""
+    def _update(self, number: int, update: int, learning_rate: float, grad_scale: Tensor | None) -> None:
+        """Update number `update`, from 1, of one bucket's owned masters with the gradient divided by `grad_scale`."""
         part, decayed = self.owned[number], self.layout.buckets[number].decayed
         device = self._weights.device
         for parts, decay in (([overlap(part, decayed)], self._config.weight_decay), (without(part, decayed), 0.0)):
@@ -161,7 +162,7 @@ class ShardedAdamW:
                 [],
                 list(torch.full((len(parts),), float(update - 1), device=device).unbind()),
                 fused=True,
-                grad_scale=None if divisor == 1.0 else torch.tensor(divisor, device=device),
+                grad_scale=grad_scale,
                 amsgrad=False,
                 beta1=self._config.beta1,
                 beta2=self._config.beta2,
