@@ -78,14 +78,17 @@ class _Problem:
         self.dropout = dropout if dropout is not None and dropout.probability > 0.0 else None
         self.window = window if window is not None and window < self.length else None
         self.documents = documents
+        fitting = _SCORES_IN_CACHE // (self.batch * self.heads * self.length)
+        self.height = min(self.length, max(_FEWEST_ROWS, min(_MOST_ROWS, fitting)))
+        # Added to the scores of a block's own tokens, it hides later ones; [rows, 1, rows].
+        nothing = torch.full((self.height, self.height), float("-inf"), dtype=self.dtype, device=self.device)
+        self._later = nothing.triu(1).unsqueeze(1)
 
     def blocks(self) -> Iterator[_Block]:
         """Every query once."""
-        fitting = _SCORES_IN_CACHE // (self.batch * self.heads * self.length)
-        height = max(_FEWEST_ROWS, min(_MOST_ROWS, fitting))
         for sequences, document in self._documents():
-            for start in range(document.start, document.stop, height):
-                stop = min(start + height, document.stop)
+            for start in range(document.start, document.stop, self.height):
+                stop = min(start + self.height, document.stop)
                 first = document.start if self.window is None else max(document.start, start - self.window + 1)
                 yield _Block(sequences, range(start, stop), range(first, stop))
 
@@ -152,8 +155,7 @@ class _Problem:
     def _hide(self, scores: Tensor, block: _Block) -> None:
         """Put -inf where a query does not see a key; `scores` is [b k, rows, g, keys]."""
         count = len(block.rows)
-        later = torch.ones(count, count, dtype=torch.bool, device=self.device).triu(1)
-        scores[..., -count:].masked_fill_(later.unsqueeze(1), float("-inf"))
+        scores[..., -count:] += self._later[:count, :, :count]
         if self.window is not None and block.rows.stop - block.keys.start > self.window:
             rows = torch.arange(block.rows.start, block.rows.stop, device=self.device).unsqueeze(1)
             keys = torch.arange(block.keys.start, block.keys.stop, device=self.device)

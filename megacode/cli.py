@@ -150,7 +150,7 @@ def bench(
     from megacode.prove.bench.measure import Plan, measure
     from megacode.prove.bench.table import render
 
-    plan = Plan(steps, warm_up, compare=bool(against or variants))
+    plan = Plan(steps, warm_up)
     with console.progress("steps", len(wanted) * (steps + warm_up)) as advance:
         records = measure(wanted, plan, os.environ, advance)
     found = figures(records, plan)

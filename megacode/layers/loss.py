@@ -69,10 +69,11 @@ class _Chunk:
         local = targets - tp.index * width
         self._is_elsewhere = (local < 0) | (local >= width)
         self._local = local.masked_fill(self._is_elsewhere, 0).unsqueeze(-1)
-        self._softmax = torch.softmax(logits, dim=-1, dtype=torch.float32)
+        wide = logits.float()
+        self._softmax = torch.softmax(wide, dim=-1)
         # Of the largest logit x, softmax is exp(x - l), at least 1 / width: nothing is lost in the logarithm.
-        own_sum = logits.amax(dim=-1).float() - self._softmax.amax(dim=-1).log()
-        target = logits.gather(-1, self._local).squeeze(-1).float().masked_fill(self._is_elsewhere, 0.0)
+        own_sum = wide.amax(dim=-1) - self._softmax.amax(dim=-1).log()
+        target = wide.gather(-1, self._local).squeeze(-1).masked_fill(self._is_elsewhere, 0.0)
         sums, target_parts = all_gather_stacked(torch.stack([own_sum, target]), tp).unbind(dim=1)
         whole_sum = sums.logsumexp(dim=0)
         self._share = (own_sum - whole_sum).exp()

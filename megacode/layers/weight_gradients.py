@@ -71,8 +71,11 @@ def add_product(parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
 
 def add_row_sum(parameter: nn.Parameter, rows: Tensor) -> None:
     """Add the sum of `rows` [rows, out] to the gradient of `out` elements."""
-    wide = torch.promote_types(rows.dtype, torch.float32)
-    _add(parameter, rows.sum(dim=0, dtype=wide).view(parameter.shape))
+    gradient = rows.sum(dim=0).view(parameter.shape)
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad.add_(gradient)
 
 
 def add_rows(parameter: nn.Parameter, indices: Tensor, rows: Tensor) -> None:
@@ -81,10 +84,3 @@ def add_rows(parameter: nn.Parameter, indices: Tensor, rows: Tensor) -> None:
         parameter.grad = torch.zeros_like(parameter)
     gradient = parameter.grad
     gradient.index_put_((indices,), rows.to(gradient.dtype), accumulate=True)
-
-
-def _add(parameter: nn.Parameter, gradient: Tensor) -> None:
-    if parameter.grad is None:
-        parameter.grad = gradient.to(parameter.dtype)
-    else:
-        parameter.grad.add_(gradient)

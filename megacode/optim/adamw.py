@@ -29,6 +29,7 @@ from megacode.parallel.collectives import all_sum_, start_all_gather_flat_
 from megacode.parallel.groups import Groups
 
 _BYTES_OF_FP32 = 4
+_NORM_ROW = 4096
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ShardedAdamW:
         dtype = self._weights.dtype
         wire = dtype if config.reduce_dtype == "weights" else torch.float32
         self._reduction = BucketReduction(self.layout, self.gradients, updated, groups, self._sharded, wire)
-        master = torch.cat([self._weights[part.start : part.stop].float() for part in self.owned])
+        master = self._masters()
         self.state: Mapping[str, Tensor] = {
             "master": master,
             "exp_avg": torch.zeros_like(master),
@@ -78,6 +79,12 @@ class ShardedAdamW:
         self._arriving: list[Callable[[], object]] = []
         self._loss_scale = config.loss_scale if dtype == torch.float16 else None
         self.scaling = Scaling(self._loss_scale.initial if self._loss_scale else 1.0)
+
+    def _masters(self) -> Tensor:
+        """The owned weights in fp32; the very weights, where those are fp32 and owned as a whole."""
+        if self._weights.dtype == torch.float32 and sum(map(len, self.owned)) == self.layout.total:
+            return self._weights
+        return torch.cat([self._weights[part.start : part.stop].float() for part in self.owned])
 
     def begin(self, micro_batches: int) -> None:
         """A step begins, of so many backward passes: wait for the weights, forget the last step's gradients."""
@@ -98,12 +105,11 @@ class ShardedAdamW:
     def gradient_norm(self) -> float:
         """The norm of the reduced gradient of the whole model, every logical element counted once, loss scale apart.
 
-        Squares are summed in fp64, so that no layout's order of summation shows.
+        Short rows are summed in fp32 and their sums in fp64, so that no layout's order of summation shows.
         """
-        parts = [self.gradients.flat[part.start : part.stop] for part in self._counted()]
         squares = torch.zeros(1, dtype=torch.float64, device=self._weights.device)
-        if parts:
-            squares += torch.stack(torch._foreach_norm(parts, 2, dtype=torch.float64)).square().sum()
+        for part in self._counted():
+            squares += _sum_of_squares(self.gradients.flat[part.start : part.stop])
         return float(all_sum_(squares, self._groups.world).sqrt()) / self.scaling.scale
 
     def step(self, step: int, learning_rate: float, norm: float) -> bool:
@@ -204,6 +210,14 @@ class ShardedAdamW:
                 start = place + elements.start - part.start
                 return tensor[start : start + len(elements)]
         raise ValueError(f"elements {elements} of the flat order are not owned here")
+
+
+def _sum_of_squares(x: Tensor) -> Tensor:
+    """Of a flat fp32 `x`, an fp64 scalar."""
+    whole = len(x) // _NORM_ROW * _NORM_ROW
+    rows = torch.linalg.vector_norm(x[:whole].view(-1, _NORM_ROW), dim=1)
+    rest = torch.linalg.vector_norm(x[whole:], dtype=torch.float64)
+    return rows.double().square().sum() + rest.square()
 
 
 def _flatten(layout: FlatLayout, parameters: NamedParameters) -> Tensor:

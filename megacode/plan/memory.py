@@ -1,7 +1,8 @@
 """Bytes of training state on a rank: weights, gradients and AdamW's state, which ZeRO-1 cuts over dp (ZeRO-0: 12).
 
 bf16: 2 bytes of weight, 4 of fp32 gradient, and 12 / dp of fp32 master weight and two moments: Megatron's 6 + 12 / dp
-(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp. Gradients are reduced in place, but
+(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp; 8 where a replica updates all of its
+weights, which are then their own masters. Gradients are reduced in place, but
 for `optim.reduce_dtype = "weights"`, whose copies in the weights' dtype are on their way together at the end of a step.
 Activations are counted in `activations.py`; what aligns parameters and shards is not.
 """
@@ -40,7 +41,8 @@ def state_bytes(
     weight = {"bf16": 2, "fp16": 2, "fp32": 4}[precision]
     travelling = weight if reduce_dtype == "weights" and dp > 1 else 0
     updated = -(-parameters // dp) if zero_stage == 1 else parameters
-    return StateBytes(weight * parameters, (4 + travelling) * parameters, 12 * updated)
+    state = 8 if precision == "fp32" and updated == parameters else 12
+    return StateBytes(weight * parameters, (4 + travelling) * parameters, state * updated)
 
 
 def state_bytes_on_rank(config: RunConfig, stage: int) -> StateBytes:

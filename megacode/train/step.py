@@ -58,6 +58,7 @@ def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
     scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
     clock.phase("data")
     optimizer.begin(run.config.micro_batches)
+    clock.phase("weights")
     loss_scale = optimizer.scaling.scale
     losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale * loss_scale))
     clock.phase("compute")

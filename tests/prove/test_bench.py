@@ -62,8 +62,8 @@ def _peer(config: RunConfig, driver: str) -> Contender:
     return Contender(driver, layout_of(config), config, (sys.executable, str(PEERS / f"{driver}.py")))
 
 
-def _measure(*wanted: Contender, steps: int = 3, compare: bool = True) -> tuple[list[Record], dict[str, Any]]:
-    plan = Plan(steps, 1, compare)
+def _measure(*wanted: Contender, steps: int = 3) -> tuple[list[Record], dict[str, Any]]:
+    plan = Plan(steps, 1)
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     records = measure(wanted, plan, environment, lambda count: None)
     return records, figures(records, plan)

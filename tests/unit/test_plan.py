@@ -200,6 +200,7 @@ def test_bytes_a_parameter() -> None:
     assert state_bytes(1000, "bf16", dp=4).optimizer == 3000
     assert state_bytes(1001, "bf16", dp=4).optimizer == 12 * 251
     assert state_bytes(1000, "fp32", dp=4).total == 4000 + 4000 + 3000
+    assert state_bytes(1000, "fp32", dp=1).optimizer == state_bytes(1000, "fp32", dp=4, zero_stage=0).optimizer == 8000
     assert state_bytes(1000, "fp16", dp=4).total == state_bytes(1000, "bf16", dp=4).total
     assert state_bytes(1000, "bf16", dp=4, zero_stage=0).optimizer == 12000
     assert state_bytes(1000, "bf16", dp=4, reduce_dtype="weights").gradients == 6000

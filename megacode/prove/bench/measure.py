@@ -17,11 +17,10 @@ STEPS_A_TURN = 2
 
 @dataclass(frozen=True)
 class Plan:
-    """How long to measure, in optimizer steps of each contender. `compare`: all contenders in one alternation."""
+    """How long to measure, in optimizer steps of each contender."""
 
     steps: int
     warm_up: int
-    compare: bool
 
     def turns(self) -> list[int]:
         """Timed steps of each turn."""
@@ -51,13 +50,15 @@ def measure(
 ) -> list[Record]:
     """Run all contenders on this machine; `advance(steps)` hears of progress. A contender's failure ends only its own.
 
-    When not comparing, one contender after another, so that no other holds memory meanwhile.
+    Those of one layout and precision take turns; then come those of the next, so that no others hold memory meanwhile.
     """
-    records = [Record(contender) for contender in contenders]
-    for group in [records] if plan.compare else [[record] for record in records]:
+    cells: dict[tuple[str, str], list[Record]] = {}
+    for contender in contenders:
+        cells.setdefault(contender.cell, []).append(Record(contender))
+    for records in cells.values():
         with ExitStack() as stack:
-            _alternate(group, plan, environment, advance, stack)
-    return records
+            _alternate(records, plan, environment, advance, stack)
+    return [record for records in cells.values() for record in records]
 
 
 def order_of_turn(turn: int, count: int) -> Sequence[int]:

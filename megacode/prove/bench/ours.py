@@ -57,26 +57,15 @@ class PhaseObserver:
         self.on_gpu = device.type == "cuda"
         self.watches = not self.on_gpu
         self.actions: list[tuple[Action, float, float]] = []
-        self.gather = 0.0
 
     def begin(self) -> None:
         """Forget the step before."""
-        self.actions, self.gather = [], 0.0
+        self.actions = []
 
     def __call__(self, action: Action, start: float, end: float) -> None:
         """Note one action; on a GPU it has only been launched, and is waited for here."""
         if self.watches:
             self.actions.append((action, start, self._now(end)))
-
-    def around_gather(self, publish: Callable[[], None]) -> Callable[[], None]:
-        """`publish`, with its time noted."""
-
-        def timed() -> None:
-            start = self._now(time.perf_counter())
-            publish()
-            self.gather += self._now(time.perf_counter()) - start
-
-        return timed
 
     def _now(self, now: float) -> float:
         if not (self.on_gpu and self.watches):
@@ -90,8 +79,6 @@ class Engine:
 
     def __init__(self, run: Run, observer: PhaseObserver) -> None:
         self._run, self._observer = run, observer
-        # The optimizer publishes inside its own step; only from around the call can it be told apart.
-        run.optimizer.publish = observer.around_gather(run.optimizer.publish)  # type: ignore[method-assign]
 
     def step(self, number: int) -> dict[str, Any]:
         """Train step `number` (from 1); tells the loss and, where they cost nothing, the phases."""
@@ -119,15 +106,14 @@ class Engine:
 
     def _phases(self, seconds: dict[str, float]) -> dict[str, float]:
         """Seconds by phase; what is left of the step is nobody's here."""
-        gather = self._observer.gather
         return {
             "forward": self._sum(lambda action: action.kind.computes and action.kind.value == "forward"),
             "backward": self._sum(lambda action: action.kind.computes and action.kind.value != "forward"),
             "pipeline_wait": self._sum(lambda action: action.kind.value.startswith("recv")),
-            "reduction": seconds.get("reduce", 0.0),
-            "optimizer": max(0.0, seconds.get("optimizer", 0.0) - gather),
-            "weight_gather": gather,
-            "data": seconds.get("data", 0.0),
+            "reduction": seconds["reduce"],
+            "optimizer": seconds["optimizer"],
+            "weight_gather": seconds["weights"],
+            "data": seconds["data"],
         }
 
     def _sum(self, belongs: Callable[[Action], bool]) -> float:
