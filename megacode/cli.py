@@ -140,7 +140,8 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Measure throughput, memory and where a step's time goes, on made-up tokens and this machine's ranks."""
-    from megacode.prove.bench.contenders import Request, WrongCall, contenders
+    from megacode.prove.bench.contenders import Request, contenders
+    from megacode.prove.layouts import WrongCall
 
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise WrongCall("bench starts its ranks itself; start it once, with launch/bench.sh or `megacode bench`")
@@ -161,25 +162,33 @@ def bench(
 
 @app.command()
 def verify(
-    run: RunFile,
+    run: Annotated[Optional[Path], typer.Argument(help="the run's TOML file", metavar="RUN.toml")] = None,  # noqa: UP045
     overrides: Overrides = None,
-    layouts: Annotated[str, typer.Option(help="TPxPPxDP, several with commas; default: the run's own")] = "",
+    layouts: Annotated[str, typer.Option(help="TPxPPxDP[:SCHEDULE[:CHUNKS]],...; default: the run's own")] = "",
+    every_mix: Annotated[bool, typer.Option("--all", help="instead of a run: our own models in every mix")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Prove on this machine's CPU that a configuration's layout computes the same model as one process."""
+    """Prove on this machine's CPU that layouts compute the same model as one process, with toy widths."""
     from megacode.config import load_config
+    from megacode.prove.layouts import WrongCall
 
-    config = load_config(run, overrides or [])
-    from megacode.prove.verify import Layout, default_layout, render, verify
+    if every_mix == (run is not None) or (every_mix and layouts):
+        raise WrongCall("verify takes either a RUN.toml, with --layouts or without, or --all alone")
+    config = load_config(run, overrides or []) if run else None
+    from megacode.prove.verify import References, render_summary, toys, verify
 
-    wanted = [Layout.parse(text.strip()) for text in layouts.split(",")] if layouts else [default_layout(config)]
-    with console.progress("layouts", len(wanted)) as advance:
-        verdicts = []
-        for layout in wanted:
-            verdicts.append(verify(config, layout))
+    wanted, references, verdicts = toys(config, layouts), References(), []
+    with console.progress("mixes", len(wanted)) as advance:
+        for name, toy in wanted.items():
+            verdicts.append(verify(name, toy, references))
+            if not as_json:
+                console.result(str(verdicts[-1]))
             advance(1)
-    console.result_json([asdict(verdict) for verdict in verdicts]) if as_json else console.result(render(verdicts))
-    if any(verdict.findings for verdict in verdicts):
+    if as_json:
+        console.result_json([asdict(verdict) for verdict in verdicts])
+    else:
+        console.result(render_summary(verdicts))
+    if not all(verdict.is_sound for verdict in verdicts):
         raise typer.Exit(1)
 
 

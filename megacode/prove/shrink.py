@@ -6,10 +6,12 @@ import math
 from typing import Any
 
 from megacode.config.load import parse_config
-from megacode.config.schema import ModelConfig, ParallelConfig, RunConfig
+from megacode.config.schema import ModelConfig, OptimConfig, ParallelConfig, RunConfig, TrainConfig
+from megacode.prove.layouts import Layout
 
 HEAD_WIDTH = 8
-STEPS = 5
+STEPS = 20
+LEARNING_RATE = 1e-3
 MOST_REPLICAS = 2
 BUCKET_MEGABYTES = 0.02  # several buckets to a stage
 _KEPT = frozenset(
@@ -17,20 +19,21 @@ _KEPT = frozenset(
 )
 
 
-def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
-    """The toy twin of `config` under TP x PP x DP: fp32, on the CPU, a few steps on made-up tokens.
+def shrink(config: RunConfig, layout: Layout) -> RunConfig:
+    """The toy twin of `config` in `layout`: fp32, on the CPU, a few steps on made-up tokens.
 
     Kept: kinds of positions, of head and of attention heads (multi-query, grouped, multi-head; above or below tp), the
     window's share of the sequence, the document mask, proportions of the MLP, uneven stages, dropout, norm epsilon,
-    order, schedule, recomputation, ZeRO stage, and more micro-batches than stages where there were.
+    order, schedule and its chunks, recomputation, ZeRO stage, and more micro-batches than stages where there were.
     """
     model, train = config.model, config.train
-    heads, kv_heads = _heads(model, tp)
+    heads, kv_heads = _heads(model, layout.tp)
     hidden = heads * HEAD_WIDTH
-    order, schedule, chunks = config.parallel.order, config.parallel.schedule, config.parallel.chunks
-    if pp == 1 and schedule != "gpipe":
-        schedule, chunks = "1f1b", 1
-    layers = max(2, pp * chunks) + (1 if model.layers % config.parallel.pp else 0)
+    tp, pp, dp = layout.tp, layout.pp, layout.dp
+    schedule, chunks = _schedule(config.parallel, layout)
+    stage_layers = _stage_layers(config.parallel, pp * chunks)
+    layers = sum(stage_layers) or max(2, pp * chunks) + (1 if model.layers % config.parallel.pp else 0)
+    most = max(stage_layers or [-(-layers // (pp * chunks))])
     micro_batch = min(train.micro_batch, 2)
     micro_batches = min(config.micro_batches, pp + 2)
     table: dict[str, Any] = {
@@ -45,7 +48,15 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "context": 24 * tp,
             "window": _window(config, 16 * tp),
         },
-        "parallel": {"order": order, "schedule": schedule, "chunks": chunks, "tp": tp, "pp": pp, "dp": dp},
+        "parallel": {
+            "tp": tp,
+            "pp": pp,
+            "dp": dp,
+            "order": config.parallel.order,
+            "schedule": schedule,
+            "chunks": chunks,
+            "stage_layers": stage_layers,
+        },
         "data": {
             "train": "made up",
             "tokenizer": "made up",
@@ -55,7 +66,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
         "optim": {
             **config.optim.model_dump(include={"beta1", "beta2", "eps", "weight_decay", "clip"}),
             **({"zero_stage": config.optim.zero_stage, "bucket_megabytes": BUCKET_MEGABYTES} if dp > 1 else {}),
-            "lr": 1e-3,
+            "lr": LEARNING_RATE,
         },
         "train": {
             "steps": STEPS,
@@ -63,7 +74,7 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
             "global_batch": micro_batches * dp * micro_batch,
             "precision": "fp32",
             "recompute": train.recompute,
-            "recompute_blocks": train.recompute_blocks and min(train.recompute_blocks, -(-layers // (pp * chunks))),
+            "recompute_blocks": train.recompute_blocks and min(train.recompute_blocks, most),
             "seed": train.seed,
         },
         "launch": {"device": "cpu", "timeout_seconds": 120},
@@ -73,8 +84,36 @@ def shrink(config: RunConfig, tp: int, pp: int, dp: int) -> RunConfig:
 
 
 def alone(config: RunConfig) -> RunConfig:
-    """The same run in one process."""
-    return config.model_copy(update={"parallel": ParallelConfig(order=config.parallel.order)})
+    """The same run in one process, recomputing nothing: what all layouts of one model are held to."""
+    optim = {"zero_stage", "bucket_megabytes"}
+    return config.model_copy(
+        update={
+            "parallel": ParallelConfig(),
+            "optim": config.optim.model_copy(update={name: OptimConfig.model_fields[name].default for name in optim}),
+            "train": config.train.model_copy(
+                update={name: TrainConfig.model_fields[name].default for name in ("recompute", "recompute_blocks")}
+            ),
+        }
+    )
+
+
+def _schedule(parallel: ParallelConfig, layout: Layout) -> tuple[str, int]:
+    """Schedule and chunks: those of the layout, else of the configuration where they make sense there."""
+    schedule, chunks = layout.schedule or parallel.schedule, layout.chunks
+    if layout.pp == 1 and layout.schedule is None and schedule != "gpipe":
+        schedule = "1f1b"
+    if chunks is None:
+        own = parallel.chunks if schedule == parallel.schedule else 1
+        chunks = max(2, own) if schedule in ("interleaved", "zb-v") else 1
+    return schedule, chunks
+
+
+def _stage_layers(parallel: ParallelConfig, parts: int) -> tuple[int, ...]:
+    """Two layers where the configuration gives a part more of them than the least, else one; () without its counts."""
+    counts = parallel.stage_layers
+    if len(counts) != parts:
+        return ()
+    return tuple(2 if count > min(counts) else 1 for count in counts)
 
 
 def _window(config: RunConfig, sequence: int) -> int | None:

@@ -1,43 +1,27 @@
-"""Every layout against one process, on the user's own configuration with toy widths.
+"""Every layout against one process, on toy widths: the user's own configuration (`shrink`), or our own (`mixes`).
 
 What differs is told by name: the parameter, the ranks that answer for it, and by how much.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from megacode.config.schema import RunConfig
-from megacode.errors import MegacodeError
+from megacode.prove.layouts import Layout
+from megacode.prove.mixes import mixes
 from megacode.prove.outcome import Outcome, compute
+from megacode.prove.ranks import RankFailure
 from megacode.prove.shrink import MOST_REPLICAS, alone, shrink
 
 GRADIENT_TOLERANCE = 1e-5
 NORM_TOLERANCE = 1e-6
 LOSS_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Ranks along each axis."""
-
-    tp: int
-    pp: int
-    dp: int
-
-    @classmethod
-    def parse(cls, text: str) -> Layout:
-        """From `2x2x1`: TP x PP x DP. Raises MegacodeError for anything else."""
-        parts = text.lower().split("x")
-        if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
-            raise MegacodeError(f"layout {text!r} must be TPxPPxDP, for example 2x2x1")
-        return cls(*map(int, parts))
-
-    def __str__(self) -> str:
-        return f"tp {self.tp} x pp {self.pp} x dp {self.dp}"
 
 
 @dataclass(frozen=True)
@@ -56,47 +40,110 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one layout was found to compute; sound without findings. Worst relative errors beside one process."""
+    """What one mix was found to compute; sound without findings and failure.
 
-    layout: Layout
-    findings: tuple[Finding, ...]
-    gradient_error: float
-    norm_error: float
-    loss_error: float
-
-
-def default_layout(config: RunConfig) -> Layout:
-    """The configuration's own mix, with at most two replicas: more of them are more of the same."""
-    return Layout(config.parallel.tp, config.parallel.pp, min(config.parallel.dp, MOST_REPLICAS))
-
-
-def verify(config: RunConfig, layout: Layout, worker: object = None) -> Verdict:
-    """Train the toy twin of `config` in `layout` and in one process, and compare; see `outcome.compute` for `worker`.
-
-    Raises ConfigError if the twin cannot be cut that way, RankFailure if a rank fails.
+    Errors are relative, the worst ones beside one process: of any element of any gradient and of the gradients' norm in
+    step 1, and of the norms and losses of all steps. `failure`: what a rank died of. `seconds` of the mix, without its
+    reference.
     """
-    toy = shrink(config, layout.tp, layout.pp, layout.dp)
-    return compare(layout, compute(toy, worker), compute(alone(toy)))
+
+    mix: str
+    findings: tuple[Finding, ...] = ()
+    failure: str = ""
+    gradient_error: float = math.nan
+    first_norm_error: float = math.nan
+    norm_error: float = math.nan
+    loss_error: float = math.nan
+    seconds: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether it computes what one process does."""
+        return not self.findings and not self.failure
+
+    def __str__(self) -> str:
+        if self.failure:
+            return f"{self.mix}: FAILED ({self.seconds:.1f} s)\n  " + self.failure.strip().replace("\n", "\n  ")
+        told = (
+            f"gradient {self.gradient_error:.1e}, norm {self.first_norm_error:.1e} (all steps {self.norm_error:.1e}), "
+            f"loss {self.loss_error:.1e}, {self.seconds:.1f} s"
+        )
+        lines = [f"{self.mix}: {'the same model' if self.is_sound else 'DIFFERS'} ({told})"]
+        return "\n".join([*lines, *(f"  {finding}" for finding in self.findings)])
 
 
-def compare(layout: Layout, found: Outcome, expected: Outcome) -> Verdict:
-    """Weigh what a layout computed against one process."""
+class References:
+    """What one process computes, computed once for each model and batch."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Outcome] = {}
+
+    def of(self, toy: RunConfig) -> Outcome:
+        """For the run `toy`, in one process."""
+        config = alone(toy)
+        key = config.model_dump_json()
+        if key not in self._known:
+            self._known[key] = compute(config)
+        return self._known[key]
+
+
+def own_layout(config: RunConfig) -> Layout:
+    """The configuration's own, with at most two replicas: more of them are more of the same."""
+    return replace(Layout.of(config.parallel), dp=min(config.parallel.dp, MOST_REPLICAS))
+
+
+def toys(config: RunConfig | None, layouts: str = "") -> dict[str, RunConfig]:
+    """What to verify, by name: the toy twin of `config` in each of `layouts` ("": its own); all mixes for None.
+
+    Raises WrongCall for a layout that cannot be understood, ConfigError if the twin cannot be cut that way.
+    """
+    if config is None:
+        return {str(mix): mix.config() for mix in mixes()}
+    wanted = [Layout.parse(text) for text in layouts.split(",")] if layouts else [own_layout(config)]
+    return {str(layout): shrink(config, layout) for layout in wanted}
+
+
+def verify(name: str, toy: RunConfig, references: References, worker: object = None) -> Verdict:
+    """Train `toy` in its layout and in one process, and compare; see `outcome.compute` for `worker`."""
+    expected = references.of(toy)
+    start = time.perf_counter()
+    try:
+        found = compute(toy, worker)
+    except RankFailure as failure:
+        return Verdict(name, failure=str(failure), seconds=time.perf_counter() - start)
+    return replace(compare(name, found, expected), seconds=time.perf_counter() - start)
+
+
+def compare(name: str, found: Outcome, expected: Outcome) -> Verdict:
+    """Weigh what a mix computed against one process."""
     gradients = {name: _error(found.gradients.get(name), value) for name, value in expected.gradients.items()}
-    norm = _error(np.array(found.norms), np.array(expected.norms))
-    first_norm = _error(np.array(found.norms[:1]), np.array(expected.norms[:1]))
-    loss = _error(np.array(found.losses), np.array(expected.losses))
+    first_norm, norm, loss = (
+        _error_of_any(ours, theirs)
+        for ours, theirs in (
+            (found.norms[:1], expected.norms[:1]),
+            (found.norms, expected.norms),
+            (found.losses, expected.losses),
+        )
+    )
     findings = tuple(_findings(found, expected, gradients, first_norm, loss))
-    return Verdict(layout, findings, max(gradients.values()), norm, loss)
+    return Verdict(name, findings, "", max(gradients.values()), first_norm, norm, loss)
 
 
-def render(verdicts: Sequence[Verdict]) -> str:
-    """A line per layout, and one per finding under it."""
-    lines = []
-    for verdict in verdicts:
-        worst = f"gradient {verdict.gradient_error:.1e}, norm {verdict.norm_error:.1e}, loss {verdict.loss_error:.1e}"
-        lines.append(f"{verdict.layout}: {'DIFFERS' if verdict.findings else 'the same model'} (worst {worst})")
-        lines += [f"  {finding}" for finding in verdict.findings]
-    return "\n".join(lines)
+def render_summary(verdicts: Sequence[Verdict]) -> str:
+    """One line over all of them."""
+    compared = [verdict for verdict in verdicts if not verdict.failure]
+    sound = sum(verdict.is_sound for verdict in verdicts)
+    worst = ", ".join(
+        f"{what} {max(errors, default=math.nan):.1e}"
+        for what, errors in (
+            ("gradient", [verdict.gradient_error for verdict in compared]),
+            ("norm of step 1", [verdict.first_norm_error for verdict in compared]),
+            ("norm of any step", [verdict.norm_error for verdict in compared]),
+            ("loss of any step", [verdict.loss_error for verdict in compared]),
+        )
+    )
+    seconds = sum(verdict.seconds for verdict in verdicts)
+    return f"{sound} of {len(verdicts)} compute the same model as one process (worst: {worst}), {seconds:.0f} s"
 
 
 def _findings(
@@ -119,5 +166,10 @@ def _findings(
 def _error(found: np.ndarray | None, expected: np.ndarray) -> float:
     """Largest difference over the largest expected magnitude; infinite for a missing or misshapen tensor."""
     if found is None or found.shape != expected.shape:
-        return float("inf")
+        return math.inf
     return float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-30))
+
+
+def _error_of_any(found: Sequence[float], expected: Sequence[float]) -> float:
+    """The worst relative error of the numbers, each beside its own."""
+    return max(abs(ours - theirs) / abs(theirs) for ours, theirs in zip(found, expected, strict=True))

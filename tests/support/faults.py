@@ -7,16 +7,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from megacode.config.schema import RunConfig
 from megacode.kernels import torch_ops
 from megacode.layers.spec import ParamSpec
+from megacode.model.stage import Stage
 from megacode.optim import reduction
 from megacode.optim.adamw import ShardedAdamW
 from megacode.optim.flat import Bucket
 from megacode.optim.reduction import BucketReduction
 from megacode.optim.tied import TiedWeight
+from megacode.pipeline.runner import Runner
 from megacode.prove.outcome import RankOutcome, train_rank
 from megacode.train import step
 from megacode.train.assemble import Run
@@ -139,3 +141,52 @@ def dropout_by_rank() -> None:
         return original(x, probability, draw, site, dataclasses.replace(tp, index=0))
 
     block.sequence_dropout = dropout
+
+
+def dropped_weight_pass() -> None:
+    """Of one micro-batch, the weight gradients that were held back are never added."""
+    honest = Runner._backward_weight
+
+    def backward_weight(self: Runner, action: Any, work: Any, flight: Any) -> None:
+        if action.micro_batch == 1:
+            flight.second_halves.pop((action.micro_batch, action.chunk))
+        else:
+            honest(self, action, work, flight)
+
+    Runner._backward_weight = backward_weight  # type: ignore[method-assign]
+
+
+def swapped_chunks() -> None:
+    """The first stage hands the activations for its second chunk to its third, and the other way round."""
+    honest = Stage.__init__
+
+    def build(self: Stage, *arguments: Any) -> None:
+        honest(self, *arguments)
+        if self.index == 0:
+            self.chunks[1], self.chunks[2] = self.chunks[2], self.chunks[1]
+
+    Stage.__init__ = build  # type: ignore[method-assign]
+
+
+def reduced_too_early() -> None:
+    """A bucket is reduced when the first micro-batch has added to all of it; what comes later stays on its replica."""
+
+    def note(self: BucketReduction, parameter: nn.Parameter) -> None:
+        if self._micro_batches and parameter in self._bucket_of:
+            self._told[parameter] += 1
+            if self._told[parameter] == 1:
+                self._missing[self._bucket_of[parameter]] -= 1
+                self._start_complete()
+
+    BucketReduction.note = note  # type: ignore[method-assign, assignment]
+
+
+def death_of_rank_1() -> None:
+    """A rank fails in its first reduction."""
+    honest = ShardedAdamW.reduce
+
+    def reduce(self: ShardedAdamW) -> None:
+        assert self._groups.rank != 1, "as planted"
+        honest(self)
+
+    ShardedAdamW.reduce = reduce  # type: ignore[method-assign]

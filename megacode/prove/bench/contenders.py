@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,18 +11,12 @@ from types import MappingProxyType
 
 from megacode.config import load_config
 from megacode.config.schema import RunConfig
-from megacode.errors import MegacodeError
+from megacode.prove.layouts import Layout, WrongCall
 
 OURS = "megacode"
 PEERS = MappingProxyType(
     {"transformers": "transformers_loop.py", "plain": "plain.py", "megatron-core": "megatron_core.py"}
 )
-
-
-class WrongCall(MegacodeError):
-    """An option of the bench command that cannot be understood."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -87,13 +82,7 @@ def layout_overrides(text: str) -> list[str]:
     """Overrides for `TPxPPxDP[:SCHEDULE[:CHUNKS]]`; none for "". Raises WrongCall for anything else."""
     if not text:
         return []
-    sizes, *suffix = text.split(":")
-    numbers = sizes.lower().split("x")
-    if len(numbers) != 3 or not all(number.isdigit() and int(number) > 0 for number in numbers) or len(suffix) > 2:
-        raise WrongCall(f"--layouts {text}: must be TPxPPxDP[:SCHEDULE[:CHUNKS]], for example 2x2x1 or 1x4x1:1f1b")
-    values = [*numbers, *(suffix[:1] and [f'"{suffix[0]}"']), *suffix[1:]]
-    names = ("tp", "pp", "dp", "schedule", "chunks")
-    return [f"parallel.{name}={value}" for name, value in zip(names, values, strict=False)]
+    return [f"parallel.{name}={json.dumps(value)}" for name, value in Layout.parse(text).settings().items()]
 
 
 def layout_of(config: RunConfig) -> str:
