@@ -40,6 +40,7 @@ class WeightGradients:
         else:
             self._held_back.append(partial(self._run, second_half, parameters))
 
+    @torch.no_grad()
     def _run(self, second_half: Callable[[], None], parameters: Sequence[nn.Parameter]) -> None:
         second_half()
         for listener in self._listeners:

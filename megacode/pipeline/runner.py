@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 import torch
@@ -54,7 +55,8 @@ class _InFlight:
 
     posted: receives that were begun, by what they bring.  inputs: what a chunk's forward started from.
     roots: where its backward starts, without the output's memory.  outputs, input_gradients: what is to be sent.
-    gradients: of a chunk's output.  second_halves: weight gradients, held back.
+    gradients: of a chunk's output.  second_halves: weight gradients, held back, and
+    what gives the memory that they read back to the links.
     """
 
     posted: dict[tuple[Kind, int, int], tuple[Action, Callable[[], Tensor]]] = field(default_factory=dict)
@@ -163,9 +165,10 @@ class Runner:
             self._links.reuse(source)
 
     def _backward_input(self, action: Action, work: Work, flight: _InFlight) -> None:
+        gradient = flight.gradients.pop((action.micro_batch, action.chunk))
         with self._stage.weight_gradients.held_back() as second_halves:
-            self._propagate(action, flight.gradients.pop((action.micro_batch, action.chunk)), flight)
-        flight.second_halves[action.micro_batch, action.chunk] = second_halves
+            self._propagate(action, gradient, flight)
+        flight.second_halves[action.micro_batch, action.chunk] = [*second_halves, partial(self._links.reuse, gradient)]
 
     def _backward_weight(self, action: Action, work: Work, flight: _InFlight) -> None:
         for second_half in flight.second_halves.pop((action.micro_batch, action.chunk)):

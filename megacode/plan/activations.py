@@ -22,7 +22,7 @@ from megacode.plan.stages import layers_of, placement_of
 def block_bytes(config: RunConfig, recompute: Recompute) -> int:
     """Bytes that one block keeps of one micro-batch on each tensor-parallel rank."""
     model, tp = config.model, config.parallel.tp
-    width = {"bf16": 2, "fp32": 4}[config.train.precision]
+    width = {"bf16": 2, "fp16": 2, "fp32": 4}[config.train.precision]
     tokens = config.train.micro_batch * config.data.sequence
     if recompute == "full":
         return width * tokens * model.hidden // tp

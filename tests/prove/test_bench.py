@@ -16,6 +16,7 @@ from megacode.config import ConfigError
 from megacode.config.schema import RunConfig
 from megacode.data.batches import BatchPlan
 from megacode.layout.schedules import make_schedule
+from megacode.layout.stages import Placement
 from megacode.plan import count_parameters
 from megacode.prove.bench.bubble import Pass, measured_bubble, median_passes, simulated_bubble
 from megacode.prove.bench.contenders import (
@@ -146,7 +147,7 @@ def test_bubbles() -> None:
     assert Pass(0, "forward", 0, 2.0) in passes and Pass(1, "backward", 0, 2.0) in passes
     assert Pass(0, "forward", 1, 6.0) in passes
     equal = [Pass(stage, kind, 0, seconds) for stage in (0, 1) for kind, seconds in (("forward", 1), ("backward", 2))]
-    assert simulated_bubble(make_schedule("1f1b", 2, 4), equal) == pytest.approx(1 / 5)
+    assert simulated_bubble(make_schedule("1f1b", Placement(2), 4), equal) == pytest.approx(1 / 5)
 
 
 # --- real ranks
@@ -154,20 +155,20 @@ def test_bubbles() -> None:
 
 def test_two_stages_say_where_the_time_went() -> None:
     config = tiny_config(parallel={"pp": 2}, launch={"device": "cpu", "timeout_seconds": 60, "peak_tflops": 0.1})
-    variant = _ours(config.model_copy(update={"optim": config.optim.model_copy(update={"clip": 0.5})}), "megacode x")
+    variant = _ours(config.model_copy(update={"optim": config.optim.model_copy(update={"lr": 0.01})}), "megacode x")
     records, found = _measure(_ours(config), variant)
     assert not any(record.error for record in records)
     engine, other = found["engines"]
     assert engine["ranks"] == len(engine["peak_memory_bytes"]) == 2 and min(engine["peak_memory_bytes"]) > 1 << 20
     assert engine["mfu"] == pytest.approx(engine["tflops_per_rank"] / 0.1)
     assert engine["matmul_share"] == pytest.approx(engine["tflops_per_rank"] * 1e3 / engine["matmul_gflops"])
-    assert engine["loss"] != other["loss"], "a variant of the clip trains otherwise"
+    assert engine["loss"] != other["loss"], "another learning rate trains otherwise"
     for rank, phases in enumerate(engine["phases"]):
         assert (phases["rank"], phases["tp"], phases["pp"], phases["dp"]) == (rank, 0, rank, 0)
         steps = [step for turn in records[0].rows for step in turn[rank]]
         assert phases["total"] == pytest.approx(sum(step["seconds"] for step in steps) / 3)
         assert sum(phases[name] for name in PHASES) == pytest.approx(phases["total"])
-        assert all(phases[name] > 0 for name in PHASES), phases
+        assert all(phases[name] > 0 for name in PHASES), str(phases)
     assert 0.0 < engine["bubble"]["measured"] < 1.0 and 0.0 < engine["bubble"]["simulated"] < 0.5
     assert [(one["engine"], one["beside"]) for one in found["comparisons"]] == [("megacode", "megacode x")]
     assert "times as fast" in render(found) and "pipeline wait" in render(found)
