@@ -122,7 +122,7 @@ def test_weights_of_another_run_start_a_fresh_one(data: Path, undisturbed: Path,
     assert losses(tmp_path)[0] < 0.95 * losses(undisturbed)[0]
 
 
-FP16 = {"loss_scale": {"initial": 2.0**20, "growth_steps": 4}}  # overflows, shrinks and grows within 16 steps
+FP16 = {"loss_scale": {"initial": 2.0**23, "growth_steps": 4}}  # overflows, shrinks and grows within 16 steps
 
 
 def fp16_config(data: Path, folder: Path, steps: int = 16, **optim: object) -> RunConfig:
