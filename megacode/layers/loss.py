@@ -88,6 +88,6 @@ class _Chunk:
 
 def _parts(rows: int, width: int, most_elements: int) -> Iterator[slice]:
     """`rows` in as few nearly equal parts as keep a part of `width` columns within `most_elements`."""
-    count = min(rows, -(-rows * width // most_elements))
-    height = -(-rows // count)
+    highest = max(1, most_elements // width)
+    height = -(-rows // -(-rows // highest))
     return (slice(start, min(start + height, rows)) for start in range(0, rows, height))
