@@ -115,8 +115,7 @@ def documents_at_the_ends_only() -> None:
     whole = Run.batches
 
     def batches(self: Run, plan: Any, step_index: int) -> Any:
-        is_end = self.groups.is_first_stage or self.groups.is_last_stage
-        return whole(self, plan, step_index) if is_end else ()
+        return whole(self, plan, step_index) if self.stage.has_an_end else ()
 
     Run.batches = batches  # type: ignore[method-assign]
 
