@@ -12,9 +12,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
+
+_PRODUCT_ELEMENTS = MappingProxyType({"cpu": 1 << 22, "cuda": 1 << 27})
 
 
 class WeightGradients:
@@ -66,8 +69,12 @@ def add_product(parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
     gradient = parameter.grad.view(-1, right.shape[-1])
     if gradient.dtype == left.dtype:
         gradient.addmm_(left.mT, right)
-    else:
-        gradient.add_(left.mT @ right)
+        return
+    height = max(
+        1, _PRODUCT_ELEMENTS[right.device.type] // right.shape[-1]
+    )  # a product apart, and its fp32 copy, stay small
+    for rows, columns in zip(gradient.split(height), left.split(height, dim=1), strict=True):
+        rows.add_(columns.mT @ right)
 
 
 def add_row_sum(parameter: nn.Parameter, rows: Tensor) -> None:

@@ -99,15 +99,6 @@ def all_sum_(x: Tensor, group: Group) -> Tensor:
     return x
 
 
-def all_max_(x: Tensor, group: Group) -> Tensor:
-    """Maximum over the group, in place on every rank; returns `x`. For small tensors."""
-    if group.mesh is not None:
-        return x.copy_(group.mesh.all_gather(x).amax(dim=0))
-    if group.size > 1:
-        dist.all_reduce(x, op=dist.ReduceOp.MAX, group=group.handle)
-    return x
-
-
 def start_all_sum_(x: Tensor, group: Group) -> Arriving:
     """`all_sum_`, to be waited for. A mesh of sockets does it then only."""
     if group.mesh is not None:
@@ -119,10 +110,16 @@ def start_all_sum_(x: Tensor, group: Group) -> Arriving:
 
 
 def start_reduce_scatter_flat_(whole: Tensor, group: Group) -> Arriving:
-    """Begin to sum a flat [size x n] tensor over the group. This rank's own n elements, which come, become the sum."""
+    """Begin to sum a flat [size x n] tensor over the group. This rank's own n elements, which come, become the sum.
+
+    A mesh of sockets does it when it is waited for.
+    """
     if group.size == 1:
         return Arriving(lambda: whole)
     parts = whole.view(group.size, -1)
+    if group.mesh is not None:
+        mesh = group.mesh
+        return Arriving(lambda: mesh.reduce_scatter_(parts))
     own = parts[group.index]
     if whole.is_cuda:  # NCCL writes over its input where it lies in the right place
         work = dist.reduce_scatter_single(own.unsqueeze(0), parts, group=group.handle, async_op=True)

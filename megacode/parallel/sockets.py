@@ -23,6 +23,7 @@ from megacode.errors import MegacodeError
 
 _HEADER = struct.Struct("!16sii")  # token of the world, number of the group, index of the sender in it
 _WHOLE_BYTES = 1 << 16
+_PIECE_ELEMENTS = 1 << 20
 _INTRODUCTION_SECONDS = 10.0
 
 
@@ -112,7 +113,7 @@ class Mesh:
         return self._start([own] * self.size, list(parts))
 
     def start_reduce_scatter(self, parts: Tensor) -> Callable[[], Tensor]:
-        """Begin to sum, over all ranks, their part number `index` of the contiguous `parts` [size, ...]."""
+        """Begin to sum, over all ranks, their part number `index` of `parts` [size, ...], each of them contiguous."""
         received = torch.empty_like(parts)
         received[self._index].copy_(parts[self._index])
         finish = self._start(list(parts), list(received))
@@ -124,16 +125,32 @@ class Mesh:
         return wait
 
     def all_sum_(self, x: Tensor) -> Tensor:
-        """Sum over the group, in place: whole tensors where they are small, otherwise part by part."""
+        """Sum over the group, in place and piece by piece, so that no second tensor of its size is needed."""
+        assert x.is_contiguous(), "pieces are views"
+        for piece in x.view(-1).split(_PIECE_ELEMENTS):
+            self._sum_piece_(piece)
+        return x
+
+    def reduce_scatter_(self, parts: Tensor) -> Tensor:
+        """`start_reduce_scatter` of `parts` [size, n] in place, piece by piece: this rank's part becomes the sum."""
+        own = parts[self._index]
+        for start in range(0, len(own), _PIECE_ELEMENTS):
+            piece = slice(start, start + _PIECE_ELEMENTS)
+            own[piece] = self.start_reduce_scatter(parts[:, piece])()
+        return own
+
+    def _sum_piece_(self, x: Tensor) -> None:
+        """Sum a flat `x` over the group: whole where it is small, otherwise each rank a share."""
         if self.size == 2 or x.numel() * x.element_size() <= _WHOLE_BYTES:
-            return x.copy_(_sum(self.all_gather(x)))
+            x.copy_(_sum(self.all_gather(x)))
+            return
         share = -(-x.numel() // self.size)
         padded = x.new_zeros(self.size * share)
-        padded[: x.numel()].copy_(x.reshape(-1))
+        padded[: x.numel()].copy_(x)
         parts = padded.view(self.size, share)
         own = self.start_reduce_scatter(parts)()
         self.start_all_gather_into(parts, own)()
-        return x.copy_(padded[: x.numel()].view(x.shape))
+        x.copy_(padded[: x.numel()])
 
     def _start(self, outgoing: Sequence[Tensor], incoming: Sequence[Tensor]) -> Callable[[], None]:
         """Begin to send `outgoing[i]` to member i and to fill `incoming[i]` from it, for all but this rank.

@@ -1,9 +1,9 @@
 """Bytes of training state on a rank: weights, gradients and AdamW's state, which ZeRO-1 cuts over dp (ZeRO-0: 12).
 
 bf16: 2 bytes of weight, 4 of fp32 gradient, and 12 / dp of fp32 master weight and two moments: Megatron's 6 + 12 / dp
-(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp; 8 where a replica updates all of its
-weights, which are then their own masters. Gradients are reduced in place, but
-for `optim.reduce_dtype = "weights"`, whose copies in the weights' dtype are on their way together at the end of a step.
+(docs/distrib_optimizer.md). fp32: 4 of weight, 4 of gradient, and the same 12 / dp; 8 where a replica updates all of
+its weights, which are then their own masters. Gradients are reduced in place, but for `optim.reduce_dtype = "weights"`,
+whose copies in the weights' dtype are on their way together at the end of a step.
 Activations are counted in `activations.py`; what aligns parameters and shards is not.
 """
 

@@ -27,7 +27,7 @@ def config(optim: dict[str, Any] | None = None, precision: str = "fp32", **paral
 def assert_same_bits(ours: list[Trained], theirs: list[Trained]) -> None:
     """Losses, masters and weights on every rank."""
     for one, other in zip(ours, theirs, strict=True):
-        assert one.losses == other.losses and one.norms == pytest.approx(other.norms, rel=1e-12)
+        assert one.losses == other.losses and one.norms == pytest.approx(other.norms, rel=1e-7)
         for name, weights in one.weights.items():
             np.testing.assert_array_equal(weights, other.weights[name], err_msg=name)
 

@@ -9,7 +9,6 @@ import torch
 
 from megacode.layout.topology import Topology
 from megacode.parallel.collectives import (
-    all_max_,
     all_sum_,
     start_all_gather_flat_,
     start_all_sum_,
@@ -31,7 +30,6 @@ def collect(groups: Groups, count: int, dtype: torch.dtype) -> dict[str, list[fl
     whole[group.index] = own
     return {
         "sum": all_sum_(own.clone(), group).float().tolist(),
-        "max": all_max_(own.clone(), group).float().tolist(),
         "gather": start_all_gather_flat_(whole.flatten(), group).wait().float().tolist(),
         "scatter": start_reduce_scatter_flat_(own.repeat(group.size), group).wait().float().tolist(),
         "several on their way": several(own, group),
