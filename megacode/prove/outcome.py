@@ -22,6 +22,8 @@ from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Feed, Run, assemble, join_groups
 from megacode.train.step import train_step
 
+_TIMEOUT_SECONDS = 600.0  # 32 ranks on two cores take a minute
+
 
 @dataclass(frozen=True)
 class Part:
@@ -64,7 +66,7 @@ def compute(config: RunConfig, worker: Any = None) -> Outcome:
 
     `worker` stands in for `train_rank`, to prove that a fault is noticed.
     """
-    return join(run_ranks(config.parallel.world_size, worker or train_rank, config))
+    return join(run_ranks(config.parallel.world_size, worker or train_rank, config, timeout=_TIMEOUT_SECONDS))
 
 
 def train_rank(rank: int, world_size: int, init_method: str, config: RunConfig) -> RankOutcome:
