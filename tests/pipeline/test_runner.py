@@ -26,7 +26,7 @@ ALL = pytest.mark.parametrize("schedule", SCHEDULES)
 def watched(schedule: str, recompute: str = "none", poison: bool = False) -> list[Seen]:
     """Three steps of three micro-batches on two stages, by rank; without a schedule, in one process."""
     sections: dict[str, Any] = {
-        "model": {"layers": 4, "hidden_dropout": 0.1},
+        "model": {"layers": 4, "attention_dropout": 0.1},
         "optim": {"lr": 3e-3, "lr_schedule": "constant"},
         "train": {"steps": 3, "global_batch": 3, "recompute": recompute},
         "parallel": {"pp": 2, **SCHEDULES[schedule]} if schedule else {},
