@@ -80,9 +80,11 @@ class _Problem:
         self.documents = documents
         fitting = _SCORES_IN_CACHE // (self.batch * self.heads * self.length)
         self.height = min(self.length, max(_FEWEST_ROWS, min(_MOST_ROWS, fitting)))
-        # Added to the scores of a block's own tokens, it hides later ones; [rows, 1, rows].
-        nothing = torch.full((self.height, self.height), float("-inf"), dtype=self.dtype, device=self.device)
-        self._later = nothing.triu(1).unsqueeze(1)
+
+    def later(self) -> Tensor:
+        """What, added to the scores of a block's own tokens, hides later ones, [rows, 1, rows]; not to be kept."""
+        hidden = torch.full((self.height, self.height), float("-inf"), dtype=self.dtype, device=self.device)
+        return hidden.triu(1).unsqueeze(1)
 
     def blocks(self) -> Iterator[_Block]:
         """Every query once."""
@@ -132,12 +134,12 @@ class _Problem:
     def _heads(self, block: _Block) -> slice:
         return slice(block.sequences.start * self.kv_heads, block.sequences.stop * self.kv_heads)
 
-    def probabilities(self, query: Tensor, key: Tensor, block: _Block) -> Tensor:
+    def probabilities(self, query: Tensor, key: Tensor, block: _Block, later: Tensor) -> Tensor:
         """softmax(Q K^T / sqrt(d)) of a block, before dropout: [its b k, rows g, keys]."""
         rows, keys = query[self.rows(block)], key[self.keys(block)]
         scores = rows.new_empty(len(rows), rows.shape[1], len(block.keys))
         torch.baddbmm(scores, rows, keys.mT, beta=0, alpha=self.width**-0.5, out=scores)
-        self._hide(scores.view(len(rows), len(block.rows), self.group, -1), block)
+        self._hide(scores.view(len(rows), len(block.rows), self.group, -1), block, later)
         return torch.softmax(scores, dim=-1)
 
     def keep(self, block: _Block) -> Tensor | None:
@@ -152,10 +154,10 @@ class _Problem:
         factor = torch.full((), 1.0 / (1.0 - self.dropout.probability), dtype=self.dtype, device=self.device)
         return split.reshape(-1, len(block.rows) * self.group, len(block.keys)) * factor
 
-    def _hide(self, scores: Tensor, block: _Block) -> None:
+    def _hide(self, scores: Tensor, block: _Block, later: Tensor) -> None:
         """Put -inf where a query does not see a key; `scores` is [b k, rows, g, keys]."""
         count = len(block.rows)
-        scores[..., -count:] += self._later[:count, :, :count]
+        scores[..., -count:] += later[:count, :, :count]
         if self.window is not None and block.rows.stop - block.keys.start > self.window:
             rows = torch.arange(block.rows.start, block.rows.stop, device=self.device).unsqueeze(1)
             keys = torch.arange(block.keys.start, block.keys.stop, device=self.device)
@@ -176,9 +178,9 @@ class _BlockedAttention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         ctx.problem = problem = _Problem(query, key.shape[2], dropout, window, documents)
         q, k, v = problem.fold(query), problem.fold_keys(key), problem.fold_keys(value)
-        out = torch.empty_like(q)
+        out, later = torch.empty_like(q), problem.later()
         for block in problem.blocks():
-            weights = problem.probabilities(q, k, block)
+            weights = problem.probabilities(q, k, block, later)
             if (keep := problem.keep(block)) is not None:
                 weights *= keep
             torch.bmm(weights, v[problem.keys(block)], out=out[problem.rows(block)])
@@ -191,9 +193,10 @@ class _BlockedAttention(torch.autograd.Function):
         q, k, v, dout = problem.fold(query), problem.fold_keys(key), problem.fold_keys(value), problem.fold(grad)
         dq, wide = torch.empty_like(q), torch.promote_types(q.dtype, torch.float32)
         dk, dv = torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+        later = problem.later()
         for block in problem.blocks():
             rows, keys = problem.rows(block), problem.keys(block)
-            probabilities, keep = problem.probabilities(q, k, block), problem.keep(block)
+            probabilities, keep = problem.probabilities(q, k, block, later), problem.keep(block)
             dweights = torch.bmm(dout[rows], v[keys].mT)
             weights = probabilities if keep is None else probabilities * keep
             dv[keys] += torch.bmm(weights.mT, dout[rows])

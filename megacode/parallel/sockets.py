@@ -127,7 +127,7 @@ class Mesh:
     def all_sum_(self, x: Tensor) -> Tensor:
         """Sum over the group, in place and piece by piece, so that no second tensor of its size is needed."""
         assert x.is_contiguous(), "pieces are views"
-        for piece in x.view(-1).split(_PIECE_ELEMENTS):
+        for piece in torch.split(x.view(-1), _PIECE_ELEMENTS):
             self._sum_piece_(piece)
         return x
 
