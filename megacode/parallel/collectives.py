@@ -112,14 +112,13 @@ def start_all_sum_(x: Tensor, group: Group) -> Arriving:
 def start_reduce_scatter_flat_(whole: Tensor, group: Group) -> Arriving:
     """Begin to sum a flat [size x n] tensor over the group. This rank's own n elements, which come, become the sum.
 
-    A mesh of sockets does it when it is waited for.
+    A mesh of sockets does a large one when it is waited for.
     """
     if group.size == 1:
         return Arriving(lambda: whole)
     parts = whole.view(group.size, -1)
     if group.mesh is not None:
-        mesh = group.mesh
-        return Arriving(lambda: mesh.reduce_scatter_(parts))
+        return Arriving(group.mesh.start_reduce_scatter_(parts))
     own = parts[group.index]
     if whole.is_cuda:  # NCCL writes over its input where it lies in the right place
         work = dist.reduce_scatter_single(own.unsqueeze(0), parts, group=group.handle, async_op=True)

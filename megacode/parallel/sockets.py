@@ -131,8 +131,18 @@ class Mesh:
             self._sum_piece_(piece)
         return x
 
-    def reduce_scatter_(self, parts: Tensor) -> Tensor:
-        """`start_reduce_scatter` of `parts` [size, n] in place, piece by piece: this rank's part becomes the sum."""
+    def start_reduce_scatter_(self, parts: Tensor) -> Callable[[], Tensor]:
+        """`start_reduce_scatter` of `parts` [size, n] in place: this rank's part becomes the sum.
+
+        A large one is done when it is waited for, piece by piece, so that no second tensor of its size is needed.
+        """
+        own = parts[self._index]
+        if len(own) > _PIECE_ELEMENTS:
+            return partial(self._reduce_scatter_pieces_, parts)
+        finish = self.start_reduce_scatter(parts)
+        return lambda: own.copy_(finish())
+
+    def _reduce_scatter_pieces_(self, parts: Tensor) -> Tensor:
         own = parts[self._index]
         for start in range(0, len(own), _PIECE_ELEMENTS):
             piece = slice(start, start + _PIECE_ELEMENTS)

@@ -107,7 +107,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts() -> None:
 def test_turns_go_there_and_back() -> None:
     turns = [list(order_of_turn(turn, 3)) for turn in range(4)]
     assert turns == [[0, 1, 2], [2, 1, 0], [0, 1, 2], [2, 1, 0]]
-    assert Plan(5, 1, True).turns() == [2, 2, 1] and Plan(1, 1, True).turns() == [1]
+    assert Plan(5, 1).turns() == [2, 2, 1] and Plan(1, 1).turns() == [1]
 
 
 def test_ratios_pair_the_medians_of_a_turn() -> None:
@@ -122,7 +122,7 @@ def test_a_comparison_is_the_median_of_paired_ratios_with_quartiles() -> None:
         for second in seconds:
             record.gflops.append([1.0])
             record.rows.append([[{"seconds": second, "loss": 1.0, "peak_memory_bytes": 5}]])
-    found = figures(records, Plan(3, 1, True))
+    found = figures(records, Plan(3, 1))
     (comparison,) = found["comparisons"]
     assert (comparison["engine"], comparison["beside"]) == ("megacode", "other")
     assert (comparison["times_as_fast"], comparison["quartiles"]) == (2.0, [1.5, 2.5])
@@ -134,7 +134,7 @@ def test_ours_is_compared_with_all_and_its_variants_with_the_peers() -> None:
     names = ("megacode", "megacode x", "plain")
     records = [Record(Contender(name, "1x1x1", config, ()), error="not run") for name in names]
     records.append(Record(Contender("plain", "2x1x1", config, ()), error="not run"))
-    found = figures(records, Plan(1, 1, True))
+    found = figures(records, Plan(1, 1))
     pairs = [(one["engine"], one["beside"]) for one in found["comparisons"]]
     assert pairs == [("megacode", "megacode x"), ("megacode", "plain"), ("megacode x", "plain")]
 
