@@ -55,6 +55,36 @@ class AttentionDropout:
             raise ValueError(f"first_head must be in [0, num_heads = {self.num_heads}), got {self.first_head}")
 
 
+@dataclass(frozen=True)
+class HiddenDropout:
+    """Dropout on hidden states [b, s, h], defined on logical elements rather than on a layout.
+
+    The element (batch, position, column) of a rank that holds positions first_position, first_position + 1, ... of each
+    sequence has the index ((batch * length + first_position + position) * h + column), batch inside this micro-batch.
+
+    probability:    chance to drop, in [0, 1).
+    seed:           64 bits from `fold_seed`, in [0, 2^64).
+    first_position: position in its sequence of the first token held here.
+    length:         tokens of a whole sequence, over all ranks.
+
+    Raises ValueError on a value outside these ranges.
+    """
+
+    probability: float
+    seed: int
+    first_position: int
+    length: int
+
+    def __post_init__(self) -> None:
+        """Refuse values for which the mask or its scale would be undefined."""
+        if not 0.0 <= self.probability < 1.0:
+            raise ValueError(f"dropout probability must be in [0, 1), got {self.probability}")
+        if not 0 <= self.seed <= _MASK_64:
+            raise ValueError(f"dropout seed must be in [0, 2^64), got {self.seed}; make it with fold_seed()")
+        if not 0 <= self.first_position < self.length:
+            raise ValueError(f"first_position must be in [0, length = {self.length}), got {self.first_position}")
+
+
 def fold_seed(*parts: int) -> int:
     """Return one 64-bit seed in [0, 2^64) for an ordered list of integers (seed, step, layer, ...).
 
@@ -130,12 +160,33 @@ def attention_keep_mask(
     return keep_mask(dropout.seed, row * length + columns, dropout.probability)
 
 
+def hidden_keep_mask(dropout: HiddenDropout, batch: int, local: int, hidden: int, device: torch.device | str) -> Tensor:
+    """Return the mask of hidden states for `local` positions held here: bool [batch, local, hidden].
+
+    Raises ValueError where the local positions reach beyond dropout.length.
+    """
+    check_positions(dropout, local)
+    rows = torch.arange(batch, device=device).view(-1, 1, 1) * dropout.length
+    positions = torch.arange(local, device=device).view(-1, 1) + dropout.first_position
+    index = (rows + positions) * hidden + torch.arange(hidden, device=device)
+    return keep_mask(dropout.seed, index, dropout.probability)
+
+
 def check_heads(dropout: AttentionDropout, heads: int) -> None:
     """Raise ValueError where `heads` local heads from dropout.first_head on do not fit in dropout.num_heads."""
     if dropout.first_head + heads > dropout.num_heads:
         raise ValueError(
             f"dropout covers {dropout.num_heads} heads, but this rank holds heads {dropout.first_head} to "
             f"{dropout.first_head + heads - 1}; num_heads must be the layer's global count"
+        )
+
+
+def check_positions(dropout: HiddenDropout, local: int) -> None:
+    """Raise ValueError where `local` positions from dropout.first_position on do not fit in dropout.length."""
+    if dropout.first_position + local > dropout.length:
+        raise ValueError(
+            f"dropout covers sequences of {dropout.length} tokens, but this rank holds positions "
+            f"{dropout.first_position} to {dropout.first_position + local - 1}; length must be that of whole sequences"
         )
 
 

@@ -12,8 +12,10 @@ from itertools import accumulate
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from megacode.kernels.counter_random import AttentionDropout, attention_keep_mask
+from megacode.kernels.counter_random import AttentionDropout, HiddenDropout, attention_keep_mask, hidden_keep_mask
+from megacode.kernels.torch_optim_loss import AdamWHyper
 
 
 def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
@@ -29,6 +31,77 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     variance = centred.square().mean(dim=-1, keepdim=True)
     normalized = centred * torch.rsqrt(variance + eps)
     return (normalized * weight + bias).to(x.dtype)
+
+
+def bias_dropout_residual(branch: Tensor, bias: Tensor, residual: Tensor, dropout: HiddenDropout | None) -> Tensor:
+    """Add a branch back to the residual stream: residual + dropout(branch + bias), in fp32 (fp64 stays fp64).
+
+    Dropped elements are zero, kept ones scale by 1 / (1 - probability).
+
+    Shapes: branch and residual [b, s, h], bias [h]; returns [b, s, h] in residual's dtype.
+    Raises ValueError where the positions reach beyond dropout.length.
+    """
+    wide = torch.promote_types(residual.dtype, torch.float32)
+    total = branch.to(wide) + bias.to(wide)
+    if dropout is not None:
+        total = total * hidden_keep_mask(dropout, *branch.shape, branch.device) / (1.0 - dropout.probability)
+    return (residual.to(wide) + total).to(residual.dtype)
+
+
+def add_layer_norm(
+    branch: Tensor,
+    branch_bias: Tensor,
+    residual: Tensor,
+    dropout: HiddenDropout | None,
+    weight: Tensor,
+    bias: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """Add a branch back to the residual stream, and normalize the sum: what stands between two halves of a block.
+
+    total = bias_dropout_residual(branch, branch_bias, residual, dropout), rounded to its dtype;
+    normalized = layer_norm(total, weight, bias, eps). Returns (total, normalized).
+
+    Shapes: branch and residual [b, s, h], branch_bias, weight and bias [h]; returns two [b, s, h] in residual's dtype.
+    Raises ValueError where the positions reach beyond dropout.length.
+    """
+    total = bias_dropout_residual(branch, branch_bias, residual, dropout)
+    return total, layer_norm(total, weight, bias, eps)
+
+
+def bias_gelu(x: Tensor, bias: Tensor) -> Tensor:
+    """Add the bias and apply GELU, in its tanh form, in fp32 (fp64 stays fp64).
+
+    y = u / 2 * (1 + tanh(sqrt(2 / pi) * (u + 0.044715 u^3))) for u = x + bias.
+
+    Shapes: x [..., f], bias [f]; returns [..., f] in x's dtype.
+    Source: Hendrycks, Gimpel, "Gaussian Error Linear Units", 2016, section 2.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    return functional.gelu(x.to(wide) + bias.to(wide), approximate="tanh").to(x.dtype)
+
+
+def rotary(x: Tensor, theta: float, first_position: int = 0) -> Tensor:
+    """Turn queries or keys by their positions; halves rotated as Hugging Face's Starcoder2 does.
+
+    Element i of a head turns together with element i + d/2, by the angle position / theta^(2i/d), where the positions
+    are first_position, first_position + 1, ... Angles, their cosine and sine, and the products are fp32 (fp64 stays
+    fp64, but for the angles). Fast versions may overwrite x.
+
+    Shapes: x [b, s, n, d] with d even; returns [b, s, n, d] in x's dtype.
+    Source: Su et al., "RoFormer", 2021, equation 34.
+    """
+    wide = torch.promote_types(x.dtype, torch.float32)
+    positions = torch.arange(first_position, first_position + x.shape[1], dtype=torch.float32, device=x.device)
+    angles = (positions.unsqueeze(-1) * rotary_frequencies(x.shape[-1], theta, x.device)).unsqueeze(-2)  # [s, 1, d/2]
+    cos, sin = angles.cos(), angles.sin()
+    first, second = x.to(wide).chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+
+
+def rotary_frequencies(width: int, theta: float, device: torch.device) -> Tensor:
+    """The angles of position 1, in radians: 1 / theta^(2i/d), fp32 [d/2], for heads `width` wide."""
+    return 1.0 / theta ** (torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
 
 
 def causal_attention(
@@ -98,3 +171,78 @@ def check_documents(documents: tuple[int, ...], batch: int, length: int) -> None
         raise ValueError(
             f"document lengths must be at least 1 and fill {batch} rows of {length} tokens one by one, got {documents}"
         )
+
+
+class VocabCrossEntropy:
+    """What one part of a vocabulary knows of the cross entropy of some tokens; fp32 (fp64 stays fp64).
+
+    loss = log-sum-exp of the whole vocabulary's logits - target's logit, where the log-sum-exp of the whole is that of
+    all parts' `log_sums`, and the target's logit the sum of all parts' `target_logits`.
+
+    log_sums:       log-sum-exp of the own logits, [rows].
+    target_logits:  the target's logit, [rows]; 0 where the target is elsewhere.
+
+    Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
+    """
+
+    def __init__(self, logits: Tensor, local_targets: Tensor) -> None:
+        self._logits = logits
+        self._wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        self._is_target = torch.arange(logits.shape[-1], device=logits.device) == local_targets.unsqueeze(-1)
+        self.log_sums = self._wide.logsumexp(dim=-1)
+        self.target_logits = torch.where(self._is_target, self._wide, 0.0).sum(dim=-1)
+
+    def write_gradient(self, whole_log_sums: Tensor, factors: Tensor) -> Tensor:
+        """The gradient of the sum of `factors` [rows] times the losses for the logits, written over the logits."""
+        probabilities = (self._wide - whole_log_sums.unsqueeze(-1)).exp()
+        return self._logits.copy_((probabilities - self._is_target.to(probabilities)) * factors.unsqueeze(-1))
+
+
+def vocab_cross_entropy(logits: Tensor, local_targets: Tensor) -> VocabCrossEntropy:
+    """Cross entropy over one part of the vocabulary, whose columns `local_targets` count: 0 is its first.
+
+    Targets outside of 0 .. w - 1 are in another part. Not for autograd: `write_gradient` gives the gradient.
+
+    Shapes: logits [rows, w], local_targets int64 [rows].
+    """
+    return VocabCrossEntropy(logits, local_targets)
+
+
+def adamw(
+    master: Tensor,
+    exp_avg: Tensor,
+    exp_avg_sq: Tensor,
+    gradient: Tensor,
+    weights: Tensor | None,
+    hyper: AdamWHyper,
+    update: int,
+    divisor: Tensor | None,
+) -> None:
+    """Update number `update`, from 1, of weights and of the two averages, with the gradient divided by `divisor`.
+
+    m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, with m' = m / (1 - beta1^update) and v' likewise:
+    x = x (1 - lr weight_decay) - lr m' / (sqrt(v') + eps). Writes master (x), exp_avg (m), exp_avg_sq (v), and the
+    rounded master into `weights` if there are any. Fast versions may use the gradient up.
+
+    Shapes: master, exp_avg, exp_avg_sq and gradient fp32 [n], weights [n] of any float dtype, divisor fp32 scalar.
+    Source: Loshchilov, Hutter, "Decoupled Weight Decay Regularization", 2019, algorithm 2.
+    """
+    if divisor is not None:
+        gradient = gradient / divisor
+    exp_avg.copy_(hyper.beta1 * exp_avg + (1.0 - hyper.beta1) * gradient)
+    exp_avg_sq.copy_(hyper.beta2 * exp_avg_sq + (1.0 - hyper.beta2) * gradient.square())
+    mean, mean_square = exp_avg / (1.0 - hyper.beta1**update), exp_avg_sq / (1.0 - hyper.beta2**update)
+    step = hyper.lr * mean / (mean_square.sqrt() + hyper.eps)
+    master.copy_(master * (1.0 - hyper.lr * hyper.weight_decay) - step)
+    if weights is not None:
+        weights.copy_(master)
+
+
+def sum_of_squares(x: Tensor) -> Tensor:
+    """The sum of the squares of all elements, as an fp64 scalar. Shapes: x [n]."""
+    return x.double().square().sum()
+
+
+def scale_(x: Tensor, divisor: Tensor) -> None:
+    """Divide `x` [n] by `divisor`, a scalar on the same device, in place."""
+    x.copy_(x / divisor)

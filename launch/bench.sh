@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures a run's steps on ranks of this machine: layouts, settings and other engines in turns (docs/performance.md).
-#   bash launch/bench.sh RUN.toml [section.key=value ...] [--layouts 1x1x1,2x1x1] [--against transformers,plain,megatron-core]
+#   bash launch/bench.sh RUN.toml [section.key=value ...] [--layouts 1x1x1,2x1x1] [--against plain,torchtitan]
 #     [--with section.key=value] [--precision bf16,fp32] [--steps N] [--json] [--peers-env DIR]
 #   --peers-env DIR     the other engines' environment (default .venv-peers in the project), made where it is missing
 #   --peers-python PATH an interpreter that has them already: nothing is installed
@@ -42,7 +42,11 @@ install_peers() {
   packages="$pinned einops packaging pybind11 PyYAML requests"
   case ,$against, in
     # Its metadata asks for a newer Python than it needs, and for packages that a benchmark does not use.
-    *,megatron-core,*) bare=(--no-deps --ignore-requires-python megatron-core==0.19.2) ;;
+    *,megatron-core,*) bare=(--ignore-requires-python megatron-core==0.19.2) ;;
+  esac
+  case ,$against, in
+    # Its data sets, loggers and checkpoints are dozens of packages; its modules and parallelisms need two.
+    *,torchtitan,*) bare+=(torchtitan==0.3.0 spmd_types==0.2.3) && packages+=' tyro==1.0.17' ;;
   esac
   want=$(echo "$packages ${bare[*]-}" | sha256sum | cut -d' ' -f1)
   if grep -qs "$want" "$peers/.megacode-peers"; then return; fi
@@ -50,7 +54,7 @@ install_peers() {
   [ -x "$peers/bin/python" ] || "${MEGACODE_PYTHON:-python3}" -m venv "$peers"
   # shellcheck disable=SC2086  # words are meant
   "$peers/bin/python" -m pip install --quiet $packages
-  if [ ${#bare[@]} -gt 0 ]; then "$peers/bin/python" -m pip install --quiet "${bare[@]}"; fi
+  if [ ${#bare[@]} -gt 0 ]; then "$peers/bin/python" -m pip install --quiet --no-deps "${bare[@]}"; fi
   echo "$want" >>"$peers/.megacode-peers"
 }
 

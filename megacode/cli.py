@@ -5,6 +5,7 @@ Exit codes: 0 well, 1 a finding or a failure, 2 a wrong configuration or call.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import sysconfig
@@ -21,6 +22,8 @@ from megacode.errors import MegacodeError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Make or import a tokenizer.")
 app.add_typer(tokenizer_app, name="tokenizer")
+kernels_app = typer.Typer(no_args_is_help=True, help="What the Triton kernels compile to, and how they run on a GPU.")
+app.add_typer(kernels_app, name="kernels")
 
 RunFile = Annotated[Path, typer.Argument(help="the run's TOML file", metavar="RUN.toml")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value", metavar="[KEY=VALUE]...")]  # noqa: UP045
@@ -190,6 +193,58 @@ def verify(
         console.result(render_summary(verdicts))
     if not all(verdict.is_sound for verdict in verdicts):
         raise typer.Exit(1)
+
+
+@kernels_app.command("report")
+def report_kernels(
+    targets: Annotated[str, typer.Option("--target", help="GPUs to compile for; none need be here")] = "sm_80,sm_90",
+    op: Annotated[Optional[str], typer.Option(help="only this operation")] = None,  # noqa: UP045
+    into: Annotated[Optional[Path], typer.Option(help="write the table between the markers of this page")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Compile every kernel at real shapes, without a GPU: registers, spills, shared memory, bytes, least time."""
+    from megacode.prove.kernel_report import compile_all, render, write_page
+
+    rows = compile_all(targets, op)
+    if into is not None:
+        write_page(into, rows)
+    if as_json:
+        console.result_json([asdict(row) for row in rows])
+    else:
+        console.result(render(rows))
+    if any(row.problem for row in rows):
+        raise typer.Exit(1)
+
+
+@kernels_app.command("check")
+def check_kernels(
+    out: Annotated[Optional[Path], typer.Option(help="JSON file to write")] = None,  # noqa: UP045
+    op: Annotated[Optional[str], typer.Option(help="only this operation")] = None,  # noqa: UP045
+    quick: Annotated[bool, typer.Option("--quick", help="fewer timed runs")] = False,
+    tune: Annotated[bool, typer.Option("--tune", help="time every candidate tile too")] = False,
+    seconds: Annotated[float, typer.Option(min=1, help="no further case starts after these")] = 150,
+    as_json: AsJson = False,
+) -> None:
+    """On this machine's GPU: are the kernels right, and how fast beside other implementations and the hardware."""
+    from megacode.prove.kernel_check.check import check
+    from megacode.prove.kernel_check.table import render
+    from megacode.prove.kernel_check.worker import Work
+
+    results = check(Work(op, quick, tune), seconds, console.say)
+    if out is not None:
+        out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    console.result_json(results) if as_json else console.result(render(results))
+    if not results["sound"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """What this machine has, and which implementation of each operation would run on it."""
+    from megacode.prove.doctor import examine, render
+
+    found = examine()
+    console.result_json(found) if as_json else console.result(render(found))
 
 
 @app.command()

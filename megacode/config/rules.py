@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from megacode.config.problem import Problem
-from megacode.config.schema import LossScaleConfig, ModelConfig, RunConfig
+from megacode.config.schema import KernelsConfig, LossScaleConfig, ModelConfig, RunConfig
 
 
 @dataclass(frozen=True)
@@ -184,17 +184,14 @@ def _is_triton(config: RunConfig) -> bool:
     return asked == "triton" or (asked == "auto" and config.launch.device == "cuda")
 
 
-def _window(config: RunConfig) -> Iterator[Problem]:
-    window = config.model.window
-    if _is_triton(config) and window is not None and window < config.data.sequence:
-        rule = "the Triton attention has no sliding window yet"
-        yield Problem("model.window", str(window), rule, 'set kernels.implementation = "torch"')
-
-
-def _document_mask(config: RunConfig) -> Iterator[Problem]:
-    if config.data.document_mask and _is_triton(config):
-        rule = "the Triton attention has no document mask yet"
-        yield Problem("data.document_mask", "true", rule, 'set kernels.implementation = "torch"')
+def _kernels_fit_the_device(config: RunConfig) -> Iterator[Problem]:
+    asked, is_gpu = config.kernels, config.launch.device == "cuda"
+    for field in ("layer_norm", "optimizer"):
+        if getattr(asked, field) == "apex" and not is_gpu:
+            yield Problem(f"kernels.{field}", "'apex'", "needs launch.device = 'cuda'", 'set "auto"')
+    if asked.tune_cache and not _is_triton(config):
+        rule = "has no effect without Triton's attention"
+        yield Problem("kernels.tune_cache", repr(asked.tune_cache), rule, "remove it")
 
 
 RULES: tuple[Rule, ...] = (
@@ -240,8 +237,10 @@ RULES: tuple[Rule, ...] = (
         _loss_scale,
     ),
     Rule(("model.hidden", "launch.device", "kernels.implementation"), _kernels),
-    Rule(("model.window", "data.sequence", "launch.device", "kernels.implementation"), _window),
-    Rule(("data.document_mask", "launch.device", "kernels.implementation"), _document_mask),
+    Rule(
+        ("launch.device", *(f"kernels.{field}" for field in KernelsConfig.model_fields)),
+        _kernels_fit_the_device,
+    ),
 )
 
 

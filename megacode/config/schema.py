@@ -204,9 +204,18 @@ class LaunchConfig(Section):
 
 
 class KernelsConfig(Section):
-    """Which implementation the ops use; `auto` is Triton on CUDA and torch's own on CPU."""
+    """Which implementation the operations use."""
 
-    implementation: Literal["auto", "torch", "triton"] = Field(default="auto", description="of LayerNorm and attention")
+    implementation: Literal["auto", "torch", "triton"] = Field(
+        default="auto", description="auto: Triton on CUDA, torch's own on the CPU"
+    )
+    layer_norm: Literal["auto", "apex"] = Field(default="auto", description="apex: NVIDIA's FusedLayerNorm instead")
+    optimizer: Literal["auto", "apex"] = Field(default="auto", description="apex: NVIDIA's FusedAdam instead")
+    tune_cache: str = Field(
+        default="",
+        description="folder in which the fastest tiles of Triton's attention are kept, timed at their first use; "
+        "empty: fixed tiles, the same on every GPU",
+    )
 
 
 class RunConfig(Section):

@@ -7,7 +7,6 @@ of them is then partial, and `Copied` says so.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from megacode.config.schema import ModelConfig
@@ -15,12 +14,14 @@ from megacode.kernels.counter_random import AttentionDropout
 from megacode.layers.dropout import Draw
 from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.linear import ColumnParallelLinear, RowParallelLinear, column_parallel
-from megacode.layers.rotary import rotate
 from megacode.layers.spec import Copied, LayerContext, Split
 
 
 class Attention(nn.Module):
-    """[b, s/tp, h] -> [b, s/tp, h]. `site` numbers its dropout among those of the model."""
+    """[b, s/tp, h] -> [b, s/tp, h], without `out.bias`, which goes with the residual.
+
+    `site` numbers its dropout among those of the model.
+    """
 
     def __init__(self, context: LayerContext, name: str, model: ModelConfig, out_std: float, site: int) -> None:
         super().__init__()
@@ -41,13 +42,13 @@ class Attention(nn.Module):
 
         Rotary positions count from the start of the sequence either way: only their differences enter the scores.
         """
+        kernels = self.context.kernels
         query, key_value = column_parallel(x, [self.query, self.key_value])
         query = query.unflatten(-1, (self.local_heads, self.model.head_width))
         key, value = (self._heads_read(part) for part in key_value.chunk(2, dim=-1))
         if self.model.positions == "rotary":
-            positions = torch.arange(query.shape[1], device=x.device)
-            query, key = (rotate(heads, positions, self.model.rope_theta) for heads in (query, key))
-        attended = self.context.kernels.causal_attention(
+            query, key = (kernels.rotary(heads, self.model.rope_theta) for heads in (query, key))
+        attended = kernels.causal_attention(
             query, key, value, self._dropout(forward_pass.draw), self.model.window, forward_pass.documents
         )
         return self.out(attended.flatten(2))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from megacode.kernels.counter_random import fold_seed, keep_mask
+from megacode.kernels.counter_random import HiddenDropout, fold_seed, hidden_keep_mask
 from megacode.parallel.groups import Group
 
 
@@ -24,12 +23,16 @@ class Draw:
         return fold_seed(self.seed, self.step, self.micro_batch, site)
 
 
-def sequence_dropout(x: Tensor, probability: float, draw: Draw | None, site: int, tp: Group) -> Tensor:
-    """Drop elements of `x` [b, s/tp, h], this rank's part of a [b, s, h]; no `draw` (evaluation) keeps all."""
+def hidden_dropout(x: Tensor, probability: float, draw: Draw | None, site: int, tp: Group) -> HiddenDropout | None:
+    """Which elements to drop of `x` [b, s/tp, h], this rank's part of a [b, s, h]; no `draw` (evaluation): none."""
     if draw is None or probability == 0.0:
+        return None
+    local = x.shape[1]
+    return HiddenDropout(probability, draw.at(site), tp.index * local, local * tp.size)
+
+
+def drop(x: Tensor, dropout: HiddenDropout | None) -> Tensor:
+    """`x` [b, s/tp, h] with `dropout` applied."""
+    if dropout is None:
         return x
-    batch, local, hidden = x.shape
-    rows = torch.arange(batch, device=x.device).view(-1, 1, 1) * (local * tp.size)
-    positions = torch.arange(local, device=x.device).view(1, -1, 1) + tp.index * local
-    index = (rows + positions) * hidden + torch.arange(hidden, device=x.device)
-    return x * keep_mask(draw.at(site), index, probability) / (1.0 - probability)
+    return x * hidden_keep_mask(dropout, *x.shape, x.device) / (1.0 - dropout.probability)

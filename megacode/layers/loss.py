@@ -19,6 +19,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from megacode.kernels.dispatch import VocabCrossEntropy
 from megacode.layers.spec import LayerContext
 from megacode.layers.weight_gradients import add_product
 from megacode.parallel.collectives import all_gather_stacked
@@ -29,14 +30,15 @@ _KEPT_BYTES = MappingProxyType({"cpu": 1 << 26, "cuda": 1 << 28})
 _WIDE_LOGITS = MappingProxyType({"cpu": 1 << 20, "cuda": 1 << 25})
 
 
-def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, tp: Group) -> Tensor:
+def cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, weights: Tensor, context: LayerContext) -> Tensor:
     """The weighted sum of token losses in nats, fp32 scalar.
 
     x [rows, h], weight [v/tp, h], targets int64 [rows] of the whole vocabulary, weights fp32 [rows].
     """
-    total = torch.zeros((), device=x.device)
+    total, local = torch.zeros((), device=x.device), targets - context.tp.index * len(weight)
     for part in _parts(len(x), len(weight), _WIDE_LOGITS[x.device.type]):
-        total += (_Chunk(x[part] @ weight.mT, targets[part], tp).losses * weights[part]).sum()
+        losses, _ = _over_ranks(context.kernels.cross_entropy(x[part] @ weight.mT, local[part]), context.tp)
+        total += (losses * weights[part]).sum()
     return total
 
 
@@ -47,43 +49,26 @@ def cross_entropy_and_gradients(
 
     The gradient of the weight is added to the weight's.
     """
-    tp = context.tp
     total, grad_x = torch.zeros((), device=x.device), torch.empty_like(x)
+    local, factors = targets - context.tp.index * len(weight), weights * scale
     for kept in _parts(len(x), len(weight), _KEPT_BYTES[x.device.type] // x.element_size()):
         logits = x[kept] @ weight.mT
         for part in _parts(len(logits), len(weight), _WIDE_LOGITS[x.device.type]):
             rows = slice(kept.start + part.start, kept.start + part.stop)
-            chunk = _Chunk(logits[part], targets[rows], tp)
-            total += (chunk.losses * weights[rows]).sum()
-            logits[part] = chunk.gradient(weights[rows] * scale)
+            own = context.kernels.cross_entropy(logits[part], local[rows])
+            losses, whole_log_sums = _over_ranks(own, context.tp)
+            total += (losses * weights[rows]).sum()
+            own.write_gradient(whole_log_sums, factors[rows])
         torch.mm(logits, weight, out=grad_x[kept])
         context.weight_gradients.do(partial(add_product, weight, logits, x[kept]), weight)
     return total, grad_x
 
 
-class _Chunk:
-    """Logits [rows, v/tp] of some tokens; `losses` fp32 [rows]."""
-
-    def __init__(self, logits: Tensor, targets: Tensor, tp: Group) -> None:
-        width = logits.shape[-1]
-        local = targets - tp.index * width
-        self._is_elsewhere = (local < 0) | (local >= width)
-        self._local = local.masked_fill(self._is_elsewhere, 0).unsqueeze(-1)
-        wide = logits.float()
-        self._softmax = torch.softmax(wide, dim=-1)
-        # Of the largest logit x, softmax is exp(x - l), at least 1 / width: nothing is lost in the logarithm.
-        own_sum = wide.amax(dim=-1) - self._softmax.amax(dim=-1).log()
-        target = wide.gather(-1, self._local).squeeze(-1).masked_fill(self._is_elsewhere, 0.0)
-        sums, target_parts = all_gather_stacked(torch.stack([own_sum, target]), tp).unbind(dim=1)
-        whole_sum = sums.logsumexp(dim=0)
-        self._share = (own_sum - whole_sum).exp()
-        self.losses = whole_sum - target_parts.sum(dim=0)
-
-    def gradient(self, factors: Tensor) -> Tensor:
-        """Of the sum of `factors` [rows] times the losses, for the logits; written over what is kept of them."""
-        gradient = self._softmax.mul_((self._share * factors).unsqueeze(-1))
-        own = factors.masked_fill(self._is_elsewhere, 0.0).unsqueeze(-1)
-        return gradient.scatter_add_(-1, self._local, -own)
+def _over_ranks(own: VocabCrossEntropy, tp: Group) -> tuple[Tensor, Tensor]:
+    """Losses, and the log-sum-exp of all ranks' logits: fp32 [rows] each."""
+    sums, targets = all_gather_stacked(torch.stack([own.log_sums, own.target_logits]), tp).unbind(dim=1)
+    whole_log_sums = sums.logsumexp(dim=0)
+    return whole_log_sums - targets.sum(dim=0), whole_log_sums
 
 
 def _parts(rows: int, width: int, most_elements: int) -> Iterator[slice]:

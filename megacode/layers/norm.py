@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from megacode.kernels.counter_random import HiddenDropout
 from megacode.layers.spec import Copied, LayerContext, ParamSpec, ShardedModule
 
 
@@ -19,3 +20,11 @@ class LayerNorm(ShardedModule):
     def forward(self, x: Tensor) -> Tensor:
         """Normalize the last dim of `x` [b, s/tp, h]."""
         return self.context.kernels.layer_norm(x, self.weight, self.bias, self.eps)
+
+    def of_sum(
+        self, branch: Tensor, branch_bias: Tensor, residual: Tensor, dropout: HiddenDropout | None
+    ) -> tuple[Tensor, Tensor]:
+        """residual + dropout(branch + branch_bias), and that normalized: both [b, s/tp, h], in one operation."""
+        return self.context.kernels.add_layer_norm(
+            branch, branch_bias, residual, dropout, self.weight, self.bias, self.eps
+        )

@@ -1,8 +1,8 @@
 """Selective recomputation (Korthikanti et al. 2022, section 5): what is cheap is computed again and not kept.
 
-The layers inside the `with` block of `thrown_away` use a function's output as ever; but what they save of it for
-backward is a note of how to have it again. The output itself goes with the block. In backward the first layer that asks
-computes it again, and when the last of them is done it goes for good.
+The layers inside the `with` block of `thrown_away` use a tensor as ever; but what they save of it for backward is a
+note of how to have it again. The tensor itself goes with the block's last name for it. In backward the first layer that
+asks computes it again, and when the last of them is done it goes for good.
 """
 
 from __future__ import annotations
@@ -44,15 +44,14 @@ class _View:
 
 
 @contextmanager
-def thrown_away(is_asked: bool, function: Callable[..., Tensor], *inputs: Tensor) -> Iterator[Tensor]:
-    """Give `function(*inputs)`, which nothing inside the block keeps for backward if `is_asked`.
+def thrown_away(is_asked: bool, output: Tensor, function: Callable[..., Tensor], *inputs: Tensor) -> Iterator[None]:
+    """Nothing inside the block keeps `output` for backward if `is_asked`: it is `function(*inputs)`, and is had again.
 
-    `function` must compute the same again from the same inputs; these are held until then, so they should be kept
-    anyway, as its own backward keeps them. Views of the output count as the output; what is computed from it does not.
+    `function` must compute the same bits; the inputs are held until then, so they should be kept anyway, as the
+    backward of what made `output` keeps them. Views of it count as itself; what is computed from it does not.
     """
-    output = function(*inputs)
     if not is_asked or not torch.is_grad_enabled():
-        yield output
+        yield
         return
     again, memory = _Again(function, inputs), output.untyped_storage().data_ptr()
 
@@ -67,4 +66,4 @@ def thrown_away(is_asked: bool, function: Callable[..., Tensor], *inputs: Tensor
         return saved.of.output().as_strided(saved.shape, saved.strides, saved.start)
 
     with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield output
+        yield

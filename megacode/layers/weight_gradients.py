@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
-_PRODUCT_ELEMENTS = MappingProxyType({"cpu": 1 << 22, "cuda": 1 << 27})
+_PRODUCT_ELEMENTS = 1 << 22
 
 
 class WeightGradients:
@@ -70,9 +69,10 @@ def add_product(parameter: nn.Parameter, left: Tensor, right: Tensor) -> None:
     if gradient.dtype == left.dtype:
         gradient.addmm_(left.mT, right)
         return
-    height = max(
-        1, _PRODUCT_ELEMENTS[right.device.type] // right.shape[-1]
-    )  # a product apart, and its fp32 copy, stay small
+    if gradient.is_cuda:  # the product is added in fp32 by itself, never rounded to the weights' dtype
+        torch.addmm(gradient, left.mT, right, out_dtype=gradient.dtype, out=gradient)
+        return
+    height = max(1, _PRODUCT_ELEMENTS // right.shape[-1])  # a product apart, and its fp32 copy, stay small
     for rows, columns in zip(gradient.split(height), left.split(height, dim=1), strict=True):
         rows.add_(columns.mT @ right)
 

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from megacode.config.schema import ModelConfig, Recompute
+from megacode.kernels.counter_random import HiddenDropout
 from megacode.layers.attention import Attention
-from megacode.layers.dropout import sequence_dropout
+from megacode.layers.dropout import Draw, hidden_dropout
 from megacode.layers.forward_pass import ForwardPass
 from megacode.layers.mlp import MLP
 from megacode.layers.norm import LayerNorm
@@ -29,7 +30,7 @@ class Block(nn.Module):
     def __init__(self, context: LayerContext, model: ModelConfig, layer: int, recompute: Recompute = "none") -> None:
         super().__init__()
         self.recompute: Recompute = recompute
-        name, self.tp, self.dropout = f"layers.{layer}", context.tp, model.hidden_dropout
+        name, self.tp, self.kernels, self.dropout = f"layers.{layer}", context.tp, context.kernels, model.hidden_dropout
         self.first_site = 1 + SITES_PER_LAYER * layer
         # Outputs to the residual stream start smaller, by the depth of the whole model (GPT-2; Megatron's scaled init).
         out_std = model.init_std / (2 * model.layers) ** 0.5
@@ -47,9 +48,15 @@ class Block(nn.Module):
 
     def _compute(self, x: Tensor, forward_pass: ForwardPass) -> Tensor:
         draw, is_selective = forward_pass.draw, self.recompute == "selective"
-        with thrown_away(is_selective, self.attention_norm, x) as normalized:
-            attended = self.attention(normalized, forward_pass)
-        x = x + sequence_dropout(attended, self.dropout, draw, self.first_site + 1, self.tp)
-        with thrown_away(is_selective, self.mlp_norm, x) as normalized:
-            out = self.mlp(normalized)
-        return x + sequence_dropout(out, self.dropout, draw, self.first_site + 2, self.tp)
+        normalized = self.attention_norm(x)
+        with thrown_away(is_selective, normalized, self.attention_norm, x):
+            branch = self.attention(normalized, forward_pass)
+        bias, dropout = self.attention.out.bias, self._dropout(x, draw, self.first_site + 1)
+        total, normalized = self.mlp_norm.of_sum(branch, bias, x, dropout)
+        with thrown_away(is_selective, normalized, self.mlp_norm, total):
+            branch = self.mlp(normalized)
+        bias, dropout = self.mlp.down.bias, self._dropout(x, draw, self.first_site + 2)
+        return self.kernels.bias_dropout_residual(branch, bias, total, dropout)
+
+    def _dropout(self, x: Tensor, draw: Draw | None, site: int) -> HiddenDropout | None:
+        return hidden_dropout(x, self.dropout, draw, site, self.tp)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from megacode.config.schema import ModelConfig
-from megacode.layers.dropout import Draw, sequence_dropout
+from megacode.layers.dropout import Draw, drop, hidden_dropout
 from megacode.layers.embedding import PositionEmbedding, VocabParallelEmbedding, head_spec
 from megacode.layers.loss import cross_entropy, cross_entropy_and_gradients
 from megacode.layers.norm import LayerNorm
@@ -28,7 +28,7 @@ class Embedding(nn.Module):
         x = self.tokens(tokens)
         if self.positions is not None:
             x = x + self.positions(positions)
-        return sequence_dropout(x, self.dropout, draw, 0, self.tp)
+        return drop(x, hidden_dropout(x, self.dropout, draw, 0, self.tp))
 
 
 class Head(ShardedModule):
@@ -53,7 +53,7 @@ class Head(ShardedModule):
     def loss(self, x: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
         """The weighted sum of token losses in nats, fp32 scalar, from [b, s/tp, h] and targets, weights [b, s]."""
         rows = all_gather_sequence(self.norm(x), self.context.tp).flatten(0, 1)
-        return cross_entropy(rows, self.weight, targets.flatten(), weights.flatten(), self.context.tp)
+        return cross_entropy(rows, self.weight, targets.flatten(), weights.flatten(), self.context)
 
     @torch.no_grad()
     def loss_and_gradient(

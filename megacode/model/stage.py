@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from types import MappingProxyType
 
 import torch
@@ -40,6 +41,16 @@ class Stage:
     def has_an_end(self) -> bool:
         """Whether it embeds tokens or computes the loss."""
         return any(chunk.embedding is not None or chunk.head is not None for chunk in self.chunks)
+
+    def parts(self) -> Iterator[tuple[nn.Module, list[nn.Parameter]]]:
+        """In the order of a forward pass: parameters that are read together, and the module that is called first."""
+        for chunk in self.chunks:
+            if chunk.embedding is not None:
+                yield chunk.embedding, list(chunk.embedding.parameters())
+            for block in chunk.blocks:
+                yield block, list(block.parameters())
+            if chunk.head is not None:
+                yield chunk.head.norm, list(chunk.head.parameters())
 
     def specs(self) -> list[tuple[ParamSpec, nn.Parameter]]:
         """Every parameter that this rank holds, with its spec."""

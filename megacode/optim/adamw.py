@@ -1,6 +1,7 @@
 """AdamW (Loshchilov and Hutter 2019) on fp32 masters, each replica updating its own shard of every bucket (ZeRO-1).
 
-begin:   the new weights are there; gradients are zero, and are reduced from now on as backward completes them
+begin:   gradients are zero, and are reduced from now on as backward completes them; `arrivals` tells when the new
+         weights of which part of the model are there
 reduce:  what is not yet reduced: tied gradients, then copied gradients over tp, then each bucket over dp
 step:    clipping by the global norm, update of the owned masters, new weights on their way to all replicas
 
@@ -10,16 +11,17 @@ step:    clipping by the global norm, update of the owned masters, new weights o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch import Tensor
-from torch.optim.adamw import adamw
 
 from megacode.config.schema import OptimConfig
+from megacode.kernels.dispatch import AdamWHyper, Implementations
 from megacode.layers.spec import Copied, ParamSpec
+from megacode.optim.arrivals import WeightArrivals
 from megacode.optim.flat import FlatLayout, Segment, overlap, without
 from megacode.optim.gradients import GradientBuffer, NamedParameters
 from megacode.optim.loss_scale import Scaling
@@ -29,7 +31,6 @@ from megacode.parallel.collectives import all_sum_, start_all_gather_flat_
 from megacode.parallel.groups import Groups
 
 _BYTES_OF_FP32 = 4
-_NORM_ROW = 4096
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ class ShardedAdamW:
     owned:      the elements of it that this replica updates, by bucket.
     state:      fp32 tensors over `owned`, one range after the other: master, exp_avg, exp_avg_sq.
     gradients:  what backward accumulates into; after `reduce`, the sum over all ranks in `owned`.
+    arrivals:   which of the new weights are not there yet; nothing may read those before it has waited for them.
     scaling:    what the loss has to be multiplied by (1 but for fp16), and how many steps were skipped.
     """
 
-    def __init__(self, parameters: NamedParameters, groups: Groups, config: OptimConfig) -> None:
-        self._config, self._groups, dp = config, groups, groups.dp
+    def __init__(
+        self, parameters: NamedParameters, groups: Groups, config: OptimConfig, kernels: Implementations
+    ) -> None:
+        self._config, self._groups, self._kernels, dp = config, groups, kernels, groups.dp
         updated = [(spec, parameter) for spec, parameter in parameters if spec.tied_to is None]
         shapes = [(spec, tuple(parameter.shape)) for spec, parameter in updated]
         self.layout = FlatLayout.of(shapes, dp.size, int(config.bucket_megabytes * 1e6) // _BYTES_OF_FP32)
@@ -76,7 +80,7 @@ class ShardedAdamW:
             for spec, parameter in parameters
             if groups.tied.size > 1 and spec.is_shared
         ]
-        self._arriving: list[Callable[[], object]] = []
+        self.arrivals = WeightArrivals(self.layout, parameters, self._tied)
         self._loss_scale = config.loss_scale if dtype == torch.float16 else None
         self.scaling = Scaling(self._loss_scale.initial if self._loss_scale else 1.0)
 
@@ -87,8 +91,8 @@ class ShardedAdamW:
         return torch.cat([self._weights[part.start : part.stop].float() for part in self.owned])
 
     def begin(self, micro_batches: int) -> None:
-        """A step begins, of so many backward passes: wait for the weights, forget the last step's gradients."""
-        self.wait_weights()
+        """A step begins, of so many backward passes: forget the last step's gradients."""
+        self.arrivals.begin()
         self.gradients.zero()
         self._reduction.begin(micro_batches)
 
@@ -109,7 +113,7 @@ class ShardedAdamW:
         """
         squares = torch.zeros(1, dtype=torch.float64, device=self._weights.device)
         for part in self._counted():
-            squares += _sum_of_squares(self.gradients.flat[part.start : part.stop])
+            squares += self._kernels.sum_of_squares(self.gradients.flat[part.start : part.stop])
         return float(all_sum_(squares, self._groups.world).sqrt()) / self.scaling.scale
 
     def step(self, step: int, learning_rate: float, norm: float) -> bool:
@@ -121,62 +125,51 @@ class ShardedAdamW:
         self.scaling = scaling.after(is_finite, self._loss_scale)
         if not is_finite:
             return False
+        self.wait_weights()
         divisor = scaling.scale / min(1.0, self._config.clip / (norm + 1e-6))
-        grad_scale = None if divisor == 1.0 else torch.tensor(divisor, device=self._weights.device)
+        scale = None if divisor == 1.0 else torch.tensor(divisor, device=self._weights.device)
         for number in reversed(range(len(self.owned))):
-            self._update(number, step - scaling.skipped_steps, learning_rate, grad_scale)
-            self._start_publishing(number)
-        self._arriving += [tied.copy_from_owner for tied in self._tied]
+            self._update(number, step - scaling.skipped_steps, learning_rate, scale)
+            self._start_gathering(number)
+        self.arrivals.ask_for_copies()
         return True
 
     def wait_weights(self) -> None:
-        """Wait until the weights are those of the last step; nothing may read them before."""
-        for wait in self._arriving:
-            wait()
-        self._arriving.clear()
+        """Wait until all weights are those of the last step."""
+        self.arrivals.all()
 
     def publish(self) -> None:
         """Cast the masters to this rank's weights, and gather those of the other replicas."""
         for number in reversed(range(len(self.owned))):
-            self._start_publishing(number)
-        self._arriving += [tied.copy_from_owner for tied in self._tied]
+            part = self.owned[number]
+            self._weights[part.start : part.stop].copy_(self.in_shard(self.state["master"], part))
+            self._start_gathering(number)
+        self.arrivals.ask_for_copies()
         self.wait_weights()
 
-    def _start_publishing(self, number: int) -> None:
-        part, bucket = self.owned[number], self.layout.buckets[number].elements
-        self._weights[part.start : part.stop].copy_(self.in_shard(self.state["master"], part))
+    def _start_gathering(self, number: int) -> None:
+        """Begin to gather one bucket's new weights from the replicas that own its shards."""
         if self._sharded:
+            bucket = self.layout.buckets[number].elements
             whole = self._weights[bucket.start : bucket.stop]
-            self._arriving.append(start_all_gather_flat_(whole, self._groups.dp).wait)
+            self.arrivals.expect(number, start_all_gather_flat_(whole, self._groups.dp))
 
-    def _update(self, number: int, update: int, learning_rate: float, grad_scale: Tensor | None) -> None:
-        """Update number `update`, from 1, of one bucket's owned masters with the gradient divided by `grad_scale`."""
-        part, decayed = self.owned[number], self.layout.buckets[number].decayed
-        device = self._weights.device
-        for parts, decay in (([overlap(part, decayed)], self._config.weight_decay), (without(part, decayed), 0.0)):
-            parts = [elements for elements in parts if elements]
-            if not parts:
-                continue
-            tensors = {
-                name: [self.in_shard(state, elements) for elements in parts] for name, state in self.state.items()
-            }
-            adamw(
-                tensors["master"],
-                [self.gradients.flat[elements.start : elements.stop] for elements in parts],
-                tensors["exp_avg"],
-                tensors["exp_avg_sq"],
-                [],
-                list(torch.full((len(parts),), float(update - 1), device=device).unbind()),
-                fused=True,
-                grad_scale=grad_scale,
-                amsgrad=False,
-                beta1=self._config.beta1,
-                beta2=self._config.beta2,
-                lr=learning_rate,
-                weight_decay=decay,
-                eps=self._config.eps,
-                maximize=False,
-            )
+    def _update(self, number: int, update: int, learning_rate: float, divisor: Tensor | None) -> None:
+        """Update number `update`, from 1, of one bucket's owned masters and weights; the gradient is divided first."""
+        part, decayed, config = self.owned[number], self.layout.buckets[number].decayed, self._config
+        for parts, decay in (([overlap(part, decayed)], config.weight_decay), (without(part, decayed), 0.0)):
+            hyper = AdamWHyper(learning_rate, config.beta1, config.beta2, config.eps, decay)
+            for elements in parts:
+                if elements:
+                    self._update_elements(elements, hyper, update, divisor)
+
+    def _update_elements(self, elements: range, hyper: AdamWHyper, update: int, divisor: Tensor | None) -> None:
+        master, exp_avg, exp_avg_sq = (
+            self.in_shard(self.state[name], elements) for name in ("master", "exp_avg", "exp_avg_sq")
+        )
+        gradient = self.gradients.flat[elements.start : elements.stop]
+        weights = None if self.state["master"] is self._weights else self._weights[elements.start : elements.stop]
+        self._kernels.adamw(master, exp_avg, exp_avg_sq, gradient, weights, hyper, update, divisor)
 
     def held(self) -> Iterator[Held]:
         """The parts of logical tensors that this rank answers for; over all ranks, every element exactly once.
@@ -200,7 +193,7 @@ class ShardedAdamW:
         return self.layout.within(self.owned)
 
     def reduced(self) -> Tensor:
-        """A copy of the reduced gradient, fp32 over `owned` as the state is; after `step`, what it used: clipped."""
+        """A copy of the reduced gradient, fp32 over `owned` as the state is; torch's AdamW leaves it clipped."""
         return torch.cat([self.gradients.flat[part.start : part.stop] for part in self.owned])
 
     def in_shard(self, tensor: Tensor, elements: range) -> Tensor:
@@ -210,14 +203,6 @@ class ShardedAdamW:
                 start = place + elements.start - part.start
                 return tensor[start : start + len(elements)]
         raise ValueError(f"elements {elements} of the flat order are not owned here")
-
-
-def _sum_of_squares(x: Tensor) -> Tensor:
-    """Of a flat fp32 `x`, an fp64 scalar."""
-    whole = len(x) // _NORM_ROW * _NORM_ROW
-    rows = torch.linalg.vector_norm(x[:whole].view(-1, _NORM_ROW), dim=1)
-    rest = torch.linalg.vector_norm(x[whole:], dtype=torch.float64)
-    return rows.double().square().sum() + rest.square()
 
 
 def _flatten(layout: FlatLayout, parameters: NamedParameters) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from megacode.parallel.collectives import all_sum_, broadcast_
+from megacode.parallel.collectives import Arriving, all_sum_, start_broadcast_
 from megacode.parallel.groups import Group
 
 OWNER = 0
@@ -28,6 +28,6 @@ class TiedWeight:
         """Add up both ends' gradients."""
         all_sum_(self.gradient, self.group)
 
-    def copy_from_owner(self) -> None:
-        """Take over the owner's value."""
-        broadcast_(self.weight, self.group, OWNER)
+    def start_copy_from_owner(self) -> Arriving:
+        """Begin to take over the owner's value, which until then stays as it is."""
+        return start_broadcast_(self.weight, self.group, OWNER)

@@ -149,6 +149,13 @@ def broadcast_(x: Tensor, group: Group, source: int) -> Tensor:
     return x
 
 
+def start_broadcast_(x: Tensor, group: Group, source: int) -> Arriving:
+    """`broadcast_`, to be waited for; until then nobody may write to `x`."""
+    if group.size == 1:
+        return Arriving(lambda: x)
+    return _arriving(dist.broadcast(x, src=group.ranks[source], group=group.handle, async_op=True), x)
+
+
 def barrier(group: Group) -> None:
     """Wait until every rank of the group is here."""
     if group.size > 1:

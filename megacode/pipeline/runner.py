@@ -40,13 +40,13 @@ def observe_nothing(action: Action, start: float, end: float) -> None:
 class Work:
     """What the runner works on: one micro-batch and one forward pass per index of the schedule.
 
-    Stages without an end of the model need no micro-batch contents: `batches` may be empty there. `loss_scale`, a
-    scalar, multiplies the sum of token losses before backward.
+    Stages without an end of the model need no micro-batch contents: `batches` may be empty there. What `loss_scale`
+    returns, a scalar, multiplies the sum of token losses before backward; it is asked where there is a loss.
     """
 
     batches: Sequence[MicroBatch]
     passes: Sequence[ForwardPass]
-    loss_scale: Tensor
+    loss_scale: Callable[[], Tensor]
 
 
 @dataclass
@@ -129,7 +129,7 @@ class Runner:
             normed = chunk.head.norm(x)
             flight.roots[key] = get_gradient_edge(normed)
             loss, flight.gradients[key] = chunk.head.loss_and_gradient(
-                normed, batch.targets, batch.weights, work.loss_scale
+                normed, batch.targets, batch.weights, work.loss_scale()
             )
         else:
             loss = chunk.head.loss(x, batch.targets, batch.weights)

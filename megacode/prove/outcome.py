@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from megacode.config.schema import RunConfig
-from megacode.kernels.dispatch import choose
 from megacode.parallel.groups import Connector, joined_world, single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Feed, Run, assemble, join_groups
+from megacode.train.kernels import choose_kernels
 from megacode.train.step import train_step
 
 _TIMEOUT_SECONDS = 600.0  # 32 ranks on two cores take a minute
@@ -88,7 +88,7 @@ def assemble_synthetic(config: RunConfig, rank: int, connector: Connector | None
     """This rank's run on made-up tokens, on the CPU, inside a joined world (or alone)."""
     parallel = config.parallel
     groups = join_groups(config, rank, connector) if parallel.world_size > 1 else single_rank()
-    kernels = choose(config.kernels.implementation, "cpu")
+    kernels = choose_kernels(config, "cpu")
     return assemble(config, groups, Feed(synthetic_plan(config), {}, ""), kernels, torch.device("cpu"), observe_nothing)
 
 

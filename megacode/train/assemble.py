@@ -124,8 +124,10 @@ def assemble(
 ) -> Run:
     """Build this rank's part of the run, with initial weights."""
     stage = Stage(config, groups, kernels, device)
-    optimizer = ShardedAdamW(stage.specs(), groups, config.optim)
+    optimizer = ShardedAdamW(stage.specs(), groups, config.optim, kernels)
     stage.weight_gradients.listen(optimizer.note)
+    for module, parameters in stage.parts():
+        module.register_forward_pre_hook(optimizer.arrivals.before(parameters))
     message = (config.train.micro_batch, config.data.sequence // groups.tp.size, config.model.hidden)
     return Run(
         config=config,

@@ -12,12 +12,13 @@ from megacode.config.load import ConfigError
 from megacode.config.problem import Problem
 from megacode.config.schema import RunConfig
 from megacode.data.entropy import unigram_entropy
-from megacode.kernels.dispatch import Implementations, KernelUnavailable, choose
+from megacode.kernels.dispatch import Implementations
 from megacode.parallel.collectives import barrier
 from megacode.parallel.groups import Groups, joined_world
 from megacode.train.assemble import Feed, Run, assemble, join_groups, open_feed
 from megacode.train.device import claim_device
 from megacode.train.journal import Journal
+from megacode.train.kernels import choose_kernels
 from megacode.train.place import Place
 from megacode.train.resume import resume, save
 from megacode.train.signals import StopRequest
@@ -34,7 +35,7 @@ def train(config: RunConfig, place: Place, stop: StopRequest) -> bool:
     """
     _check_world(config, place)
     device = claim_device(config.launch, place)
-    kernels, feed, launch = _choose_kernels(config), open_feed(config), config.launch
+    kernels, feed, launch = choose_kernels(config, config.launch.device), open_feed(config), config.launch
     with joined_world(
         launch.backend, place.rank, place.world_size, launch.timeout_seconds, place.init_method
     ) as connector:
@@ -102,14 +103,6 @@ def _check_world(config: RunConfig, place: Place) -> None:
 def _entropy(feed: Feed) -> float | None:
     plan = feed.validation.get("left_to_right")
     return unigram_entropy(plan.stream.reader) if plan else None
-
-
-def _choose_kernels(config: RunConfig) -> Implementations:
-    requested = config.kernels.implementation
-    try:
-        return choose(requested, config.launch.device)
-    except KernelUnavailable as error:
-        raise ConfigError("kernels", [Problem("kernels.implementation", repr(requested), str(error))]) from error
 
 
 def _on_rank_0(groups: Groups, act: Callable[[], None]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from megacode.optim.learning_rate import learning_rate
-from megacode.parallel.collectives import all_sum_
+from megacode.parallel.collectives import all_sum_, start_all_sum_
 from megacode.pipeline.runner import Work
 from megacode.train.assemble import Run
 
@@ -55,21 +57,23 @@ def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
     """Do optimizer step `step` (from 1): schedule, reduction, norm, update. Every rank calls it."""
     clock, optimizer = Clock(), run.optimizer
     batches = run.batches(run.feed.train, step - 1)
-    scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
+    scaling = optimizer.scaling.scale
+    scale = loss_scale(run, [batch.weights for batch in batches], scaling)
     clock.phase("data")
     optimizer.begin(run.config.micro_batches)
     clock.phase("weights")
-    loss_scale = optimizer.scaling.scale
-    losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale * loss_scale))
+    losses = run.runner.run(run.schedule, Work(batches, run.passes(run.feed.train, batches, step), scale))
     clock.phase("compute")
     optimizer.reduce()
     clock.phase("reduce")
+    # Nothing is summed between the update and the next forward pass: on the same connections it would wait for all
+    # of the new weights.
+    loss, stop = share(run, [sum_of(losses, run.device) * scale() / scaling, torch.tensor(float(stop_asked))])
+    clock.phase("report")
     norm = optimizer.gradient_norm()
     rate = learning_rate(run.config, step)
     updated = optimizer.step(step, rate, norm)
     clock.phase("optimizer")
-    loss, stop = share(run, [sum_of(losses, run.device) * scale, torch.tensor(float(stop_asked))])
-    clock.phase("report")
     return StepReport(
         step=step,
         loss=loss,
@@ -79,16 +83,21 @@ def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
         seconds=clock.total(),
         skipped=not updated,
         skipped_steps=optimizer.scaling.skipped_steps,
-        loss_scale=loss_scale,
+        loss_scale=scaling,
         stop=stop > 0,
     )
 
 
-def total_weight(run: Run, weights: list[Tensor]) -> Tensor:
-    """The sum of all targets' weights in the global batch, fp32 scalar; 1 on inner stages, which see no targets."""
+def loss_scale(run: Run, weights: list[Tensor], scaling: float = 1.0) -> Callable[[], Tensor]:
+    """What returns `scaling` over the sum of all targets' weights in the global batch, fp32 scalar.
+
+    The sum begins now and is waited for when it is asked for. 1 on inner stages, which see no targets.
+    """
     if not weights:
-        return torch.ones((), device=run.device)
-    return all_sum_(torch.stack([weight.sum() for weight in weights]).sum(), run.groups.dp)
+        return lambda: torch.ones((), device=run.device)
+    own = torch.stack([weight.sum() for weight in weights]).sum()
+    arriving = start_all_sum_(own, run.groups.dp)
+    return cache(lambda: scaling / arriving.wait())
 
 
 def sum_of(losses: list[Tensor], device: torch.device) -> Tensor:

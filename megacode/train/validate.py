@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from megacode.pipeline.runner import Work
 from megacode.train.assemble import Run
-from megacode.train.step import share, sum_of, total_weight
+from megacode.train.step import loss_scale, share, sum_of
 
 
 def validate(run: Run) -> dict[str, float]:
@@ -13,8 +13,8 @@ def validate(run: Run) -> dict[str, float]:
     losses = {}
     for kind, plan in run.feed.validation.items():
         batches = run.batches(plan, 0)
-        scale = 1.0 / total_weight(run, [batch.weights for batch in batches])
+        scale = loss_scale(run, [batch.weights for batch in batches])
         work = Work(batches, run.passes(plan, batches, None), scale)
         sums = run.runner.run(run.forward_schedule(plan), work)
-        losses[kind] = share(run, [sum_of(sums, run.device) * scale])[0]
+        losses[kind] = share(run, [sum_of(sums, run.device) * scale()])[0]
     return losses

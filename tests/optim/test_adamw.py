@@ -7,6 +7,7 @@ import torch
 from tiny import tiny_config
 from torch import nn
 
+from megacode.kernels.dispatch import choose
 from megacode.layers.forward_pass import ForwardPass
 from megacode.optim.adamw import ShardedAdamW
 from megacode.optim.learning_rate import learning_rate
@@ -53,7 +54,7 @@ def train_batch(run, step: int) -> None:
 
     batches = run.batches(run.feed.train, step - 1)
     tokens = sum(batch.weights.sum() for batch in batches)
-    run.runner.run(run.schedule, Work(batches, [ForwardPass()] * len(batches), 1.0 / tokens))
+    run.runner.run(run.schedule, Work(batches, [ForwardPass()] * len(batches), lambda: 1.0 / tokens))
 
 
 def bf16_optimizer(parameter: nn.Parameter) -> ShardedAdamW:
@@ -61,7 +62,7 @@ def bf16_optimizer(parameter: nn.Parameter) -> ShardedAdamW:
     from megacode.layers.spec import ParamSpec, Split
 
     spec = ParamSpec("matrix.weight", tuple(parameter.shape), Split(0), decay=False)
-    return ShardedAdamW([(spec, parameter)], single_rank(), tiny_config().optim)
+    return ShardedAdamW([(spec, parameter)], single_rank(), tiny_config().optim, choose("torch", "cpu"))
 
 
 def test_gradients_of_bf16_weights_add_up_in_fp32() -> None:

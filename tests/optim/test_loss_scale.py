@@ -68,7 +68,7 @@ def test_fp16_steps_are_those_of_grad_scaler() -> None:
         theirs.optimizer.gradients.zero()
         batches = theirs.batches(theirs.feed.train, step - 1)
         scale = scaler.get_scale() / sum(batch.weights.sum() for batch in batches)
-        theirs.runner.run(theirs.schedule, Work(batches, [ForwardPass()] * len(batches), scale))
+        theirs.runner.run(theirs.schedule, Work(batches, [ForwardPass()] * len(batches), lambda by=scale: by))
         for name, (_, leaf) in leaves.items():
             leaf.grad = theirs.optimizer.gradients.by_name[name].clone()
         scaler.unscale_(adamw)

@@ -17,8 +17,8 @@ from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface import starcoder2
 from megacode.checkpoint.huggingface.starcoder2 import hub_config, hub_tensors
 from megacode.config.schema import ModelConfig
+from megacode.kernels import torch_elementwise
 from megacode.layers.forward_pass import ForwardPass
-from megacode.layers.rotary import rotate
 from megacode.layout.schedules import make_schedule
 from megacode.layout.stages import Placement
 from megacode.pipeline.runner import Work
@@ -41,7 +41,7 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
         for spec, parameter in run.stage.specs():
             parameter.copy_(weights[spec.name])
     batches = run.batches(run.feed.train, 0)
-    work = Work(batches[:1], [ForwardPass()], 1.0 / batches[0].weights.sum())
+    work = Work(batches[:1], [ForwardPass()], lambda: 1.0 / batches[0].weights.sum())
     (loss,) = run.runner.run(make_schedule("1f1b", Placement(1), 1), work)
 
     model = Starcoder2ForCausalLM(Starcoder2Config(**hub_config(config.model, 0, "float32")))
@@ -66,7 +66,7 @@ def test_bf16_heads_turn_by_fp32_angles() -> None:
     """At the end of a long context bf16 would round positions to multiples of 64, whole turns of the first elements."""
     x = torch.randn(1, 16384, 2, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
     positions = torch.arange(16384)
-    turned = rotate(x, positions, 1e5)
+    turned = torch_elementwise.rotary(x.clone(), 1e5)
     assert turned.dtype == torch.bfloat16
     angle = positions.double()[:, None] * 1e5 ** (-torch.arange(4) / 4).double()
     circle = torch.polar(torch.ones_like(angle), angle).unsqueeze(1)

@@ -95,8 +95,10 @@ def test_every_cell_has_ours_then_its_variants_then_the_peers() -> None:
 
 
 def test_what_cannot_be_measured_is_said_before_anything_starts() -> None:
-    with pytest.raises(WrongCall, match="torchtitan: unknown peer; known: transformers, plain, megatron-core"):
-        contenders(Request(BENCH, against="plain,torchtitan"))
+    with pytest.raises(
+        WrongCall, match="nanotron: unknown peer; known: transformers, plain, megatron-core, torchtitan"
+    ):
+        contenders(Request(BENCH, against="plain,nanotron"))
     with pytest.raises(ConfigError, match=r"parallel\.tp"):
         contenders(Request(BENCH, layouts="1x1x1,3x1x1"))
 
@@ -194,10 +196,12 @@ def test_a_peer_refuses_in_one_line_what_it_does_not_do() -> None:
     config = tiny_config(parallel={"tp": 2})
     dropout = tiny_config(model={"hidden_dropout": 0.1})
     package = replace(_peer(tiny_config(), "plain"), command=(sys.executable, "-c", "import nothing_of_that_name"))
-    records, _ = _measure(_peer(config, "plain"), _peer(dropout, "plain"), package)
+    schedule = _peer(tiny_config(parallel={"pp": 2, "schedule": "zb-h1"}), "torchtitan_engine")
+    records, _ = _measure(_peer(config, "plain"), _peer(dropout, "plain"), package, schedule)
     assert records[0].error in {f"rank {rank}: has data parallelism only" for rank in (0, 1)}
     assert "without dropout" in records[1].error
     assert records[2].error.endswith("ModuleNotFoundError: No module named 'nothing_of_that_name'")
+    assert '"1f1b" or "gpipe"' in records[3].error, "refused before its package is asked for"
 
 
 def test_a_silent_contender_is_given_up() -> None:
@@ -217,6 +221,21 @@ def test_peers_train_on_the_tokens_that_our_engine_gets() -> None:
         for index, (inputs, targets) in enumerate(batches):
             ours = plan.micro_batch(step - 1, replica, index)
             assert inputs.equal(ours.tokens) and targets.equal(ours.targets)
+
+
+@pytest.mark.slow
+def test_torchtitan_trains_the_same_model_in_every_layout() -> None:
+    pytest.importorskip("torchtitan")
+    for model in ({}, ROTARY):
+        layouts = [{}, {"tp": 2}, {"pp": 2}, {"dp": 2}, {"tp": 2, "pp": 2}]
+        wanted = [_peer(tiny_config(model=model, parallel=layout), "torchtitan_engine") for layout in layouts]
+        records, found = _measure(*wanted)
+        assert [record.error for record in records] == [""] * len(layouts)
+        structure = wanted[0].config.model
+        for engine in found["engines"]:
+            assert engine["parameters"] == count_parameters(structure).total, engine["layout"]
+            assert engine["loss"] == pytest.approx(found["engines"][0]["loss"], abs=1e-4), "equal initial weights"
+            assert abs(engine["loss"] - math.log(structure.vocab)) < 0.5, "untrained on random tokens"
 
 
 @pytest.mark.slow

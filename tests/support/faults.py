@@ -134,12 +134,13 @@ def dropout_by_rank() -> None:
     """Each tensor-parallel rank draws the mask of its part of the sequence as if it were the first."""
     from megacode.model import block
 
-    original = block.sequence_dropout
+    original = block.hidden_dropout
 
-    def dropout(x: Tensor, probability: float, draw: Any, site: int, tp: Any) -> Tensor:
-        return original(x, probability, draw, site, dataclasses.replace(tp, index=0))
+    def dropout(x: Tensor, probability: float, draw: Any, site: int, tp: Any) -> Any:
+        chosen = original(x, probability, draw, site, tp)
+        return None if chosen is None else dataclasses.replace(chosen, first_position=0)
 
-    block.sequence_dropout = dropout
+    block.hidden_dropout = dropout
 
 
 def dropped_weight_pass() -> None:

@@ -52,7 +52,7 @@ class Problem:
         device = torch.device("cpu")
         context = LayerContext(tp, self.x.dtype, device, 1, choose("torch", "cpu"), WeightGradients())
         with torch.no_grad():
-            alone = loss.cross_entropy(self.x, weight, self.targets, self.weights, tp)
+            alone = loss.cross_entropy(self.x, weight, self.targets, self.weights, context)
             total, grad_x = loss.cross_entropy_and_gradients(
                 self.x, weight, self.targets, self.weights, torch.tensor(self.scale), context
             )

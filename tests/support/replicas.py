@@ -11,6 +11,7 @@ from tiny import tiny_config
 from torch import Tensor, nn
 
 from megacode.config.schema import RunConfig
+from megacode.kernels.dispatch import choose
 from megacode.layers.spec import ParamSpec, Split
 from megacode.layout.topology import Topology
 from megacode.optim.adamw import ShardedAdamW
@@ -113,7 +114,7 @@ def hold_back(rank: int, world_size: int, init_method: str) -> tuple[list[list[i
         config = tiny_config(parallel={"dp": world_size}, optim={"bucket_megabytes": 1e-6})
         weights = [nn.Parameter(torch.zeros(128)) for _ in range(3)]
         specs = [ParamSpec(f"weight{number}", (128,), Split(0)) for number in range(3)]
-        optimizer = ShardedAdamW(list(zip(specs, weights, strict=True)), groups, config.optim)
+        optimizer = ShardedAdamW(list(zip(specs, weights, strict=True)), groups, config.optim, choose("torch", "cpu"))
         for _ in range(2):
             begun: list[list[int]] = []
             optimizer.begin(2)

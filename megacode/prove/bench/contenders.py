@@ -15,7 +15,12 @@ from megacode.prove.layouts import Layout, WrongCall
 
 OURS = "megacode"
 PEERS = MappingProxyType(
-    {"transformers": "transformers_loop.py", "plain": "plain.py", "megatron-core": "megatron_core.py"}
+    {
+        "transformers": "transformers_loop.py",
+        "plain": "plain.py",
+        "megatron-core": "megatron_core.py",
+        "torchtitan": "torchtitan_engine.py",
+    }
 )
 
 

@@ -2,7 +2,8 @@
 
 forward, backward: this rank's passes, tensor-parallel communication included. pipeline_wait: receives. reduction:
 summing gradients over dp, over tp (copied ones) and between tied embeddings. optimizer: norm, clip and update.
-weight_gather: new weights from the masters of all replicas. data: making the batch.
+weight_gather: the shared embedding's new weights, where two stages hold it; every other part of the model waits for its
+own in the forward pass. data: making the batch.
 On a GPU the phases come from a step of their own, in which every action waits for the device.
 """
 
@@ -17,7 +18,6 @@ import torch
 
 from megacode.config.load import parse_config
 from megacode.config.schema import RunConfig
-from megacode.kernels.dispatch import choose
 from megacode.layout.schedules import Action
 from megacode.parallel.groups import Connector, joined_world
 from megacode.prove.bench.bubble import Pass, simulated_bubble
@@ -25,6 +25,7 @@ from megacode.prove.peers.worker import Serve, Setup, work
 from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Feed, Run, assemble, join_groups
 from megacode.train.device import claim_device
+from megacode.train.kernels import choose_kernels
 from megacode.train.place import Place
 from megacode.train.step import train_step
 
@@ -44,7 +45,7 @@ def _serve_in_world(
     config: RunConfig, rank: int, device: torch.device, connector: Connector | None, serve: Serve
 ) -> None:
     groups, plan = join_groups(config, rank, connector), synthetic_plan(config)
-    kernels = choose(config.kernels.implementation, device.type)
+    kernels = choose_kernels(config, device.type)
     observer = PhaseObserver(device)
     engine = Engine(assemble(config, groups, Feed(plan, {}, ""), kernels, device, observer), observer)
     serve(engine.step, {"kernels": dict(kernels.name_by_op)}, engine.answer)

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from megacode.kernels import flash_attention, reference
+from megacode.kernels import flash_attention, flash_attention_choices, reference
 from megacode.kernels.counter_random import AttentionDropout, fold_seed
+from megacode.kernels.flash_attention_choices import Mode, Tile
+from megacode.kernels.flash_attention_documents import DocumentBounds
 
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 3e-3, torch.bfloat16: 2e-2}
 DROPOUT = AttentionDropout(probability=0.3, seed=fold_seed(7, 3, 1), first_head=2, num_heads=12)
 Check = Callable[[str, Tensor, Tensor, float], None]
 NAMES = ("output", "grad_query", "grad_key", "grad_value")
+Shape = tuple[int, int, int, int, int]
+KERNELS = ("attention_forward", "attention_query_grad", "attention_key_value_grad")
 
 
-def make_inputs(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+@dataclass(frozen=True)
+class Always:
+    """A chooser of one tile (query rows, key rows): large ones are cheap to interpret."""
+
+    query: int
+    key: int
+
+    def choose(self, op: str, key: tuple[Any, ...], candidates: Sequence[Any], run: Callable[[Any], None]) -> Any:
+        """Return the tile, whatever the candidates."""
+        return Tile(self.query, self.key, 4, 1)
+
+
+def documents_of(batch: int, length: int, kind: str | None) -> tuple[int, ...] | None:
+    """Lengths that fill the rows: "ones", or "mixed": a row of one token and two more documents, then single ones."""
+    if kind is None:
+        return None
+    if kind == "ones":
+        return (1,) * batch * length
+    middle = (length - 1) * 2 // 3
+    first = tuple(part for part in (1, middle, length - 1 - middle) if part)
+    return first + (length,) * (batch - 1)
+
+
+def make_inputs(shape: Shape, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
     """Return ([query, key, value], grad_output) for shape (b, s, n, k, d)."""
     batch, length, heads, kv_heads, width = shape
     generator = torch.Generator().manual_seed(sum(shape))
@@ -30,61 +58,132 @@ def make_inputs(shape: tuple[int, int, int, int, int], dtype: torch.dtype) -> tu
 
 
 def run(
-    attention: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor, dropout: AttentionDropout | None
+    attention: Callable[..., Tensor], inputs: list[Tensor], grad: Tensor, *options: Any, **more: Any
 ) -> list[Tensor]:
-    """Return output, dQ, dK and dV of one implementation."""
+    """Return output, dQ, dK and dV of one implementation; `options` are dropout, window and documents."""
     leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    output = attention(*leaves, dropout)
-    return [output, *torch.autograd.grad(output, leaves, grad)]
+    output = attention(*leaves, *options, **more)
+    return [output.detach(), *torch.autograd.grad(output, leaves, grad)]
 
 
-def compare(
-    inputs: list[Tensor], grad: Tensor, dropout: AttentionDropout | None, check: Check, loosen: float = 1.0
-) -> None:
+def compare(inputs: list[Tensor], grad: Tensor, check: Check, *options: Any, loosen: float = 1.0, **more: Any) -> None:
     """Hold the kernels against the reference, which computes from the same values in fp32."""
     dtype = grad.dtype
-    actual = run(flash_attention.causal_attention, inputs, grad, dropout)
-    expected = run(reference.causal_attention, [tensor.float() for tensor in inputs], grad.float(), dropout)
+    actual = run(flash_attention.causal_attention, inputs, grad, *options, **more)
+    expected = run(reference.causal_attention, [tensor.float() for tensor in inputs], grad.float(), *options)
     for name, got, want in zip(NAMES, actual, expected, strict=True):
         assert got.dtype == dtype, name
         check(name, got, want, TOLERANCE[dtype] * loosen)
 
 
+# Pairwise over lengths, key-value heads, head widths, windows, documents, dropout, dtypes and tiles.
 @pytest.mark.parametrize(
-    ("shape", "dtype"),
+    ("shape", "dtype", "dropout", "window", "documents", "tile"),
     [
-        ((2, 1, 6, 2, 64), torch.float32),
-        ((2, 7, 6, 1, 80), torch.float32),
-        ((1, 7, 6, 6, 128), torch.float32),
-        ((1, 33, 2, 1, 8), torch.float32),
-        ((1, 128, 6, 2, 80), torch.float32),
-        ((1, 257, 2, 1, 128), torch.float32),
-        ((2, 1, 6, 6, 80), torch.bfloat16),
-        ((2, 7, 6, 2, 128), torch.bfloat16),
-        ((2, 128, 6, 1, 64), torch.bfloat16),
-        ((1, 257, 6, 2, 80), torch.bfloat16),
-        ((1, 257, 6, 6, 64), torch.bfloat16),
-        ((1, 128, 6, 2, 128), torch.float16),
+        ((2, 1, 6, 2, 64), torch.float32, None, None, None, (64, 128)),
+        ((2, 1, 6, 1, 128), torch.bfloat16, DROPOUT, 1, "ones", (128, 64)),
+        ((1, 1, 6, 6, 80), torch.float32, None, 3, "mixed", (32, 32)),
+        ((2, 7, 6, 1, 80), torch.float32, DROPOUT, None, "mixed", (128, 128)),
+        ((2, 7, 6, 6, 64), torch.bfloat16, None, 3, "ones", (32, 32)),
+        ((1, 7, 6, 2, 128), torch.float32, None, 1, None, (64, 64)),
+        ((1, 33, 2, 1, 8), torch.float32, None, 128, "mixed", (32, 64)),
+        ((1, 128, 6, 6, 128), torch.float32, DROPOUT, 3, None, (128, 64)),
+        ((2, 128, 6, 2, 80), torch.bfloat16, None, 128, "mixed", (128, 128)),
+        ((1, 128, 2, 1, 64), torch.float32, None, 1, "ones", (64, 128)),
+        ((1, 128, 6, 2, 128), torch.float16, None, None, None, (128, 32)),
+        ((1, 257, 6, 1, 64), torch.float32, None, 128, None, (128, 64)),
+        ((1, 257, 2, 2, 128), torch.bfloat16, DROPOUT, 128, "mixed", (64, 128)),
+        ((1, 257, 2, 1, 80), torch.float32, DROPOUT, 3, "ones", (128, 128)),
+        ((1, 257, 2, 1, 128), torch.float32, None, None, "mixed", (64, 128)),
+        ((1, 257, 2, 2, 64), torch.float16, DROPOUT, 128, None, (128, 128)),
+        ((1, 257, 2, 1, 80), torch.bfloat16, DROPOUT, None, None, (128, 64)),
     ],
 )
 def test_agrees_with_reference(
-    shape: tuple[int, int, int, int, int], dtype: torch.dtype, assert_close: Check, launch_counter: Callable[[], int]
+    shape: Shape,
+    dtype: torch.dtype,
+    dropout: AttentionDropout | None,
+    window: int | None,
+    documents: str | None,
+    tile: tuple[int, int],
+    assert_close: Check,
 ) -> None:
     inputs, grad = make_inputs(shape, dtype)
+    lengths = documents_of(*shape[:2], documents)
+    compare(inputs, grad, assert_close, dropout, window, lengths, chooser=Always(*tile))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_unless_told_otherwise_it_runs_on_the_first_candidates(
+    dtype: torch.dtype, assert_close: Check, launch_counter: Callable[[], int]
+) -> None:
+    inputs, grad = make_inputs((1, 128, 2, 1, 128), dtype)
     before = launch_counter()
-    compare(inputs, grad, None, assert_close)
-    assert launch_counter() - before == 4  # forward, delta, dQ, dKdV: all went through the interpreter
+    compare(inputs, grad, assert_close, DROPOUT, 50)
+    assert launch_counter() - before == 4  # forward, dQ, dK and dV, the sum of their parts: all were interpreted
 
 
-@pytest.mark.parametrize(
-    ("shape", "dtype"),
-    [((2, 37, 6, 2, 64), torch.float32), ((1, 130, 6, 1, 80), torch.bfloat16), ((1, 65, 2, 2, 128), torch.bfloat16)],
-)
-def test_dropout_is_the_reference_mask(
-    shape: tuple[int, int, int, int, int], dtype: torch.dtype, assert_close: Check
-) -> None:
-    inputs, grad = make_inputs(shape, dtype)
-    compare(inputs, grad, DROPOUT, assert_close)
+def test_chooses_among_the_candidates_of_the_problem() -> None:
+    asked = []
+
+    class Last:
+        def choose(self, op, key, candidates, run):
+            asked.append((op, key, candidates))
+            return candidates[-1]
+
+    inputs, grad = make_inputs((1, 7, 2, 1, 64), torch.bfloat16)
+    run(flash_attention.causal_attention, inputs, grad, None, 3, chooser=Last())
+    mode = Mode(80, 64, 2, dropout=False, bounded=True, ragged=True)
+    tiles = (
+        flash_attention_choices.forward_tiles(mode),
+        flash_attention_choices.query_grad_tiles(mode),
+        flash_attention_choices.key_value_grad_tiles(mode),
+    )
+    key = (1, 7, 2, 1, 64, 2, False, 3, False)
+    assert asked == [(op, key, candidates) for op, candidates in zip(KERNELS, tiles, strict=True)]
+
+
+@pytest.mark.parametrize("hidden_by", [{"window": 3}, {"documents": (100, 157)}], ids=["window", "documents"])
+def test_blocks_that_nothing_sees_are_not_read(hidden_by: dict[str, Any]) -> None:
+    """Queries from 128 on see no key before 100: whole blocks of 64 before that may hold anything, and the converse."""
+    inputs, grad = make_inputs((1, 257, 2, 1, 64), torch.float32)
+    options = {**hidden_by, "chooser": Always(64, 64)}
+    whole = run(flash_attention.causal_attention, inputs, grad, None, **options)
+
+    query, key, value = (tensor.clone() for tensor in inputs)
+    key[:, :64] = value[:, :64] = float("nan")
+    far_keys = run(flash_attention.causal_attention, [query, key, value], grad, None, **options)
+    for name, got, want in zip(NAMES[:2], far_keys, whole, strict=False):
+        assert torch.equal(got[:, 128:], want[:, 128:]), name
+    assert far_keys[0][:, :64].isnan().all()  # the poison does poison what sees it
+
+    query, late_grad = inputs[0].clone(), grad.clone()
+    query[:, 192:] = late_grad[:, 192:] = float("nan")
+    far_queries = run(flash_attention.causal_attention, [query, *inputs[1:]], late_grad, None, **options)
+    for name, got, want in zip(NAMES[2:], far_queries[2:], whole[2:], strict=True):
+        assert torch.equal(got[:, :64], want[:, :64]), name
+        assert got[:, 192:].isnan().all(), name
+
+
+def test_a_window_that_hides_nothing_and_one_document_change_nothing() -> None:
+    inputs, grad = make_inputs((2, 40, 2, 1, 64), torch.float32)
+    whole = run(flash_attention.causal_attention, inputs, grad, DROPOUT)
+    for window, documents in [(40, None), (1000, None), (None, (40, 40)), (40, (40, 40))]:
+        same = run(flash_attention.causal_attention, inputs, grad, DROPOUT, window, documents)
+        for name, one, other in zip(NAMES, same, whole, strict=True):
+            assert torch.equal(one, other), name
+
+
+def test_bounds_of_documents_are_counted_once_for_all_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs, grad = make_inputs((2, 5, 2, 1, 16), torch.float32)
+    bounds = DocumentBounds.of((2, 3, 1, 4), 2, 5, torch.device("cpu"))
+    assert bounds.starts.tolist() == [[0, 0, 2, 2, 2], [0, 1, 1, 1, 1]]
+    assert bounds.ends.tolist() == [[2, 2, 5, 5, 5], [1, 5, 5, 5, 5]]
+    assert bounds.starts.dtype == bounds.ends.dtype == torch.int32
+    expected = run(flash_attention.causal_attention, inputs, grad, None, None, (2, 3, 1, 4))
+    monkeypatch.setattr(DocumentBounds, "of", None)
+    actual = run(flash_attention.causal_attention, inputs, grad, None, None, bounds)
+    assert all(torch.equal(one, other) for one, other in zip(actual, expected, strict=True))
 
 
 def test_two_shards_of_heads_drop_what_the_whole_drops(assert_close: Check) -> None:
@@ -115,7 +214,7 @@ def test_takes_views_of_one_packed_projection_and_transposed_sequences(assert_cl
     inputs = list(packed.split([heads, kv_heads, kv_heads], dim=2))
     grad = torch.randn(batch, heads, length, width).transpose(1, 2)
     assert not any(tensor.is_contiguous() for tensor in (*inputs, grad))
-    compare(inputs, grad, None, assert_close)
+    compare(inputs, grad, assert_close, None)
 
 
 @pytest.mark.parametrize(("wanted", "parts"), [(1, 1), (2, 2), (512, 6)])
@@ -125,13 +224,13 @@ def test_group_is_summed_in_any_number_of_parts(
     monkeypatch.setattr(flash_attention, "_WANTED_PROGRAMS", wanted)
     assert flash_attention.group_parts(6, 1) == parts
     inputs, grad = make_inputs((1, 30, 6, 1, 64), torch.bfloat16)
-    compare(inputs, grad, None, assert_close)
+    compare(inputs, grad, assert_close, DROPOUT)
 
 
 def test_large_scores_do_not_overflow(assert_close: Check) -> None:
     inputs, grad = make_inputs((1, 40, 2, 1, 64), torch.float32)
     inputs[0] = inputs[0] * 100.0  # scores of several hundred: exp() without the running maximum is inf
-    compare(inputs, grad, None, assert_close, loosen=10.0)  # an fp32 score of 500 is only known to 3e-5
+    compare(inputs, grad, assert_close, None, loosen=10.0)  # an fp32 score of 500 is only known to 3e-5
 
 
 @pytest.mark.parametrize(
@@ -140,12 +239,12 @@ def test_large_scores_do_not_overflow(assert_close: Check) -> None:
         (((1, 4, 5, 64), (1, 4, 2, 64)), "n % k == 0"),
         (((1, 4, 6, 256), (1, 4, 2, 256)), "d <= 128"),
         (((1, 4, 6, 64), (1, 5, 2, 64)), "agree in b, s and d"),
-        (((65536, 1, 1, 8), (65536, 1, 1, 8)), "CUDA's grid"),
+        (((1, (1 << 20) + 1, 1, 8), (1, (1 << 20) + 1, 1, 8)), "CUDA's grid"),
         (((4, 6, 64), (4, 2, 64)), r"takes query \[b, s, n, d\]"),
     ],
 )
 def test_refuses_shapes_by_rule(shapes: tuple[tuple[int, ...], tuple[int, ...]], message: str) -> None:
-    query, key = (torch.zeros(shape) for shape in shapes)
+    query, key = (torch.zeros(()).expand(shape) for shape in shapes)
     with pytest.raises(ValueError, match=message):
         flash_attention.causal_attention(query, key, key, None)
 
@@ -158,15 +257,12 @@ def test_refuses_mixed_dtypes_and_foreign_heads() -> None:
         flash_attention.causal_attention(query, query, query, replace(DROPOUT, first_head=8))
 
 
-def test_refuses_a_window_that_hides_something() -> None:
-    query = torch.randn(1, 4, 2, 16)
-    with pytest.raises(ValueError, match="no sliding window yet"):
-        flash_attention.causal_attention(query, query, query, None, 3)
-    whole = flash_attention.causal_attention(query, query, query, None)
-    assert torch.equal(flash_attention.causal_attention(query, query, query, None, 4), whole)
-
-
-def test_refuses_documents() -> None:
-    query = torch.randn(1, 4, 2, 16)
-    with pytest.raises(ValueError, match="no document mask yet"):
-        flash_attention.causal_attention(query, query, query, None, None, (1, 3))
+def test_refuses_windows_and_documents_that_do_not_fit() -> None:
+    query = torch.zeros(2, 4, 2, 16)
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        flash_attention.causal_attention(query, query, query, None, 0)
+    with pytest.raises(ValueError, match="fill 2 rows of 4 tokens"):
+        flash_attention.causal_attention(query, query, query, None, None, (1, 3, 5))
+    with pytest.raises(ValueError, match=r"rows \(1, 8\) do not fit"):
+        bounds = DocumentBounds.of((8,), 1, 8, torch.device("cpu"))
+        flash_attention.causal_attention(query, query, query, None, None, bounds)
