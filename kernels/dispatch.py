@@ -11,6 +11,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from megacode.kernels import torch_elementwise, torch_gelu, torch_ops, torch_optim_loss
@@ -20,6 +21,17 @@ from megacode.kernels.tuning import FIXED, Chooser
 
 IMPLEMENTATIONS = ("auto", "torch", "triton")
 APEX_OPS = ("layer_norm", "adamw")
+OPS = (
+    "layer_norm",
+    "add_layer_norm",
+    "bias_dropout_residual",
+    "bias_gelu",
+    "rotary",
+    "causal_attention",
+    "cross_entropy",
+    "adamw",
+    "sum_of_squares",
+)
 
 
 class KernelUnavailable(ValueError):
@@ -36,9 +48,9 @@ class CausalAttention(Protocol):
         value: Tensor,
         dropout: AttentionDropout | None,
         window: int | None = None,
-        documents: tuple[int, ...] | None = None,
+        documents: Any = None,
     ) -> Tensor:
-        """query [b, s, n, d], key and value [b, s, k, d] -> [b, s, n, d]."""
+        """query [b, s, n, d], key and value [b, s, k, d] -> [b, s, n, d]; documents by `prepare_documents`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,7 @@ class Implementations:
     bias_gelu:        (x, bias, lean); if `lean` it keeps nothing but x and the bias for backward. `bias_gelu_again`
                       gives the same bits from these, without a gradient.
     rotary:           may write over x.
+    prepare_documents: (lengths in tokens, b, s, device) -> what attention takes, made once for all layers.
     cross_entropy:    may write over the logits.
     adamw:            may use the gradient up.
     """
@@ -62,6 +75,7 @@ class Implementations:
     bias_gelu: Callable[[Tensor, Tensor, bool], Tensor]
     bias_gelu_again: Callable[[Tensor, Tensor], Tensor]
     rotary: Callable[[Tensor, float], Tensor]
+    prepare_documents: Callable[[tuple[int, ...], int, int, torch.device], Any]
     causal_attention: CausalAttention
     cross_entropy: Callable[[Tensor, Tensor], VocabCrossEntropy]
     adamw: Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None, AdamWHyper, int, Tensor | None], None]
@@ -88,7 +102,7 @@ def choose(
 
 def _torch(device_type: str) -> Implementations:
     attention = "scaled_dot_product_attention" if device_type == "cuda" else "in blocks"
-    names = {op: "torch" for op in Implementations.__dataclass_fields__ if op not in ("name_by_op", "bias_gelu_again")}
+    names = dict.fromkeys(OPS, "torch")
     return Implementations(
         name_by_op=MappingProxyType({**names, "causal_attention": f"torch ({attention})", "adamw": "torch (fused)"}),
         layer_norm=torch_ops.layer_norm,
@@ -97,6 +111,7 @@ def _torch(device_type: str) -> Implementations:
         bias_gelu=torch_gelu.bias_gelu,
         bias_gelu_again=torch_gelu.bias_gelu_again,
         rotary=torch_elementwise.rotary,
+        prepare_documents=lambda documents, batch, length, device: documents,
         causal_attention=torch_ops.causal_attention,
         cross_entropy=torch_optim_loss.vocab_cross_entropy,
         adamw=torch_optim_loss.adamw,
@@ -130,9 +145,10 @@ def _triton(requested: str, device_type: str, chooser: Chooser) -> Implementatio
         rotary,
         squares,
     )
+    from megacode.kernels.flash_attention_documents import DocumentBounds
 
     name = f"triton {'interpreted' if interpreted else triton.__version__}"
-    names = dict.fromkeys(_torch(device_type).name_by_op, name)
+    names = dict.fromkeys(OPS, name)
     return Implementations(
         name_by_op=MappingProxyType({**names, "causal_attention": f"{name} (flash)"}),
         layer_norm=layer_norm.layer_norm,
@@ -141,6 +157,7 @@ def _triton(requested: str, device_type: str, chooser: Chooser) -> Implementatio
         bias_gelu=lambda x, bias, lean: bias_gelu.bias_gelu(x, bias),  # always lean
         bias_gelu_again=bias_gelu.bias_gelu,
         rotary=rotary.rotary,
+        prepare_documents=DocumentBounds.of,
         causal_attention=partial(flash_attention.causal_attention, chooser=chooser),
         cross_entropy=cross_entropy.vocab_cross_entropy,
         adamw=adamw.adamw,

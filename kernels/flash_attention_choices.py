@@ -85,14 +85,8 @@ _FORWARD: Mapping[tuple[str, int], _Candidates] = MappingProxyType(
             ragged=Tile(128, 64, 8, 2),
         ),
         ("h100", 128): _Candidates(
-            plain=(
-                Tile(128, 128, 8, 2),
-                Tile(128, 64, 8, 3),
-                Tile(64, 64, 4, 2),
-                Tile(64, 128, 4, 2),
-                Tile(128, 128, 8, 3),
-            ),
-            dropout=(Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 2), Tile(128, 32, 8, 3)),
+            plain=(Tile(128, 64, 8, 3), Tile(128, 128, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 2)),
+            dropout=(Tile(128, 64, 8, 3), Tile(64, 64, 4, 2), Tile(128, 128, 8, 2)),
             both=(Tile(128, 64, 8, 3), Tile(128, 128, 8, 2), Tile(64, 64, 4, 2), Tile(128, 32, 8, 3)),
             ragged=Tile(128, 64, 8, 2),
         ),
@@ -123,13 +117,7 @@ _QUERY_GRAD: Mapping[tuple[str, int], _Candidates] = MappingProxyType(
             ragged=Tile(128, 64, 8, 2),
         ),
         ("h100", 128): _Candidates(
-            plain=(
-                Tile(128, 64, 8, 3),
-                Tile(128, 128, 8, 2),
-                Tile(64, 64, 4, 2),
-                Tile(128, 64, 8, 2),
-                Tile(64, 128, 8, 2),
-            ),
+            plain=(Tile(128, 64, 8, 3), Tile(64, 64, 4, 2), Tile(128, 128, 8, 2), Tile(128, 64, 8, 2)),
             ragged=Tile(128, 32, 8, 3),
         ),
         ("a100", 64): _Candidates(
@@ -161,10 +149,10 @@ _KEY_VALUE_GRAD: Mapping[tuple[str, int], _Candidates] = MappingProxyType(
             ragged=Tile(32, 128, 8, 2),
         ),
         ("h100", 128): _Candidates(
-            plain=(Tile(64, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 64, 8, 2), Tile(64, 128, 8, 3)),
-            bounded=(Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 64, 8, 2)),
-            dropout=(Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 64, 8, 2)),
-            both=(Tile(32, 128, 8, 2), Tile(64, 128, 8, 2), Tile(32, 128, 8, 3), Tile(64, 64, 8, 2)),
+            plain=(Tile(64, 128, 8, 3), Tile(64, 128, 8, 2), Tile(32, 128, 8, 3)),
+            bounded=(Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
+            dropout=(Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
+            both=(Tile(32, 128, 8, 3), Tile(64, 128, 8, 2), Tile(32, 128, 8, 2)),
             ragged=Tile(32, 128, 8, 2),
         ),
         ("a100", 64): _Candidates(

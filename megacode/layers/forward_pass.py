@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from megacode.layers.dropout import Draw
 
@@ -11,9 +12,9 @@ from megacode.layers.dropout import Draw
 class ForwardPass:
     """One micro-batch's pass through the model.
 
-    `draw`: what dropout is a function of; None: evaluation, without dropout. `documents`: lengths in tokens of the
-    documents that attention must not cross, row after row; None: it crosses them.
+    `draw`: what dropout is a function of; None: evaluation, without dropout. `documents`: those that attention must not
+    cross, as the kernels' `prepare_documents` makes them; None: it crosses them.
     """
 
     draw: Draw | None = None
-    documents: tuple[int, ...] | None = None
+    documents: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,27 +82,35 @@ def render(rows: Sequence[Row]) -> str:
 
 def render_markdown(rows: Sequence[Row]) -> str:
     """The rows as a table of the documents: a line per kernel and shape, the targets beside each other."""
-    targets = list(dict.fromkeys(row.target for row in rows))
-    builds: dict[tuple[str, str], dict[str, Row]] = {}
-    for row in rows:
-        builds.setdefault((row.kernel, row.shape), {})[row.target] = row
     import triton
 
-    return "\n".join([f"Triton {triton.__version__}:", "", *_markdown_lines(builds, targets)])
+    targets = list(dict.fromkeys(row.target for row in rows))
+    seen: Counter[tuple[str, str, str]] = Counter()
+    builds: dict[tuple[str, str, int], dict[str, Row]] = {}
+    for row in rows:
+        name = (row.kernel, row.shape, row.target)
+        builds.setdefault((row.kernel, row.shape, seen[name]), {})[row.target] = row
+        seen[name] += 1
+    return "\n".join([f"Triton {triton.__version__}:", "", *_markdown_lines(list(builds.values()), targets)])
 
 
-def _markdown_lines(builds: dict[tuple[str, str], dict[str, Row]], targets: Sequence[str]) -> Iterator[str]:
+def _markdown_lines(builds: Sequence[dict[str, Row]], targets: Sequence[str]) -> Iterator[str]:
     names = [f"{target}: {name}" for target in targets for name in ("registers / shared / occupancy", "least µs")]
     yield _line("kernel", "shape", "MB", "of least", "GFLOP", *names)
     yield _line("---", "---", *["--:"] * (3 + len(names)))
-    for (kernel, shape), by_target in builds.items():
-        moved, of_least, gflop, _ = _work(next(iter(by_target.values())))
-        cells = []
-        for target in targets:
-            registers, spilled, shared, _, occupancy, matrix = _resources(by_target[target])
-            notes = ", tensor cores" * (matrix == "yes") + f", SPILLS {spilled}" * (spilled != "0")
-            cells += [f"{registers} / {shared} / {occupancy}{notes}", _work(by_target[target])[3]]
-        yield _line(f"`{kernel}`", shape, moved, of_least, gflop, *cells)
+    for by_target in builds:
+        one = next(iter(by_target.values()))
+        cells = [cell for target in targets for cell in _build_cells(by_target.get(target))]
+        yield _line(f"`{one.kernel}`", one.shape, *_work(one)[:3], *cells)
+
+
+def _build_cells(row: Row | None) -> tuple[str, str]:
+    """What a build takes and its least time; dashes where a target has no use for the kernel."""
+    if row is None:
+        return "-", "-"
+    registers, spilled, shared, _, occupancy, _ = _resources(row)
+    notes = ", tensor cores" * row.tensor_cores + f", SPILLS {spilled}" * bool(row.spill_bytes)
+    return f"{registers} / {shared} / {occupancy}{notes}", _work(row)[3]
 
 
 def write_page(page: Path, rows: Sequence[Row]) -> None:

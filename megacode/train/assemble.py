@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,6 +47,7 @@ class Run:
 
     config: RunConfig
     groups: Groups
+    kernels: Implementations
     stage: Stage
     optimizer: ShardedAdamW
     runner: Runner
@@ -72,8 +74,14 @@ class Run:
         passes = []
         for index in range(plan.micro_batches_per_rank):
             draw = None if step is None else Draw(seed, step, index * plan.dp + coords.dp)
-            passes.append(ForwardPass(draw, batches[index].documents if batches else None))
+            passes.append(ForwardPass(draw, self._documents(batches[index]) if batches else None))
         return passes
+
+    def _documents(self, batch: MicroBatch) -> Any:
+        """What attention takes for the documents of one micro-batch."""
+        if batch.documents is None:
+            return None
+        return self.kernels.prepare_documents(batch.documents, *batch.tokens.shape, self.device)
 
     def forward_schedule(self, plan: BatchPlan) -> Schedule:
         """The forward passes over one step of a validation plan."""
@@ -132,6 +140,7 @@ def assemble(
     return Run(
         config=config,
         groups=groups,
+        kernels=kernels,
         stage=stage,
         optimizer=optimizer,
         runner=Runner(stage, Links(groups, message, stage.dtype, device), observe),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import groupby
 
 from megacode import console
 from megacode.config.schema import RunConfig
@@ -42,8 +43,10 @@ class Journal:
         }
         self._log.append(row)
         console.say(render_summary(summary))
-        for op, name in kernels.name_by_op.items():
-            console.say(f"{op}: {name}")
+        for name, ops in groupby(
+            sorted(kernels.name_by_op, key=kernels.name_by_op.__getitem__), kernels.name_by_op.get
+        ):
+            console.say(f"{name}: {', '.join(ops)}")
         if entropy is not None:
             console.say(f"unigram entropy of the validation tokens: {entropy:.3f} nats a token")
         console.say(f"resuming after step {steps_done}" if steps_done else "starting at step 0")

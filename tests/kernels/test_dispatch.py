@@ -19,9 +19,10 @@ def test_torch_where_it_is_asked_for_or_there_is_no_gpu(requested: str, device: 
     assert chosen.layer_norm is torch_ops.layer_norm
     assert chosen.causal_attention is torch_ops.causal_attention
     attention = "torch (scaled_dot_product_attention)" if device == "cuda" else "torch (in blocks)"
-    assert chosen.name_by_op == {"attention": attention, "layer_norm": "torch"}
+    special = {"causal_attention": attention, "adamw": "torch (fused)"}
+    assert chosen.name_by_op == {**dict.fromkeys(dispatch.OPS, "torch"), **special}
     with pytest.raises(TypeError):
-        chosen.name_by_op["attention"] = "other"  # type: ignore[index]
+        chosen.name_by_op["adamw"] = "other"  # type: ignore[index]
 
 
 def test_unknown_request_lists_the_choices() -> None:
@@ -60,7 +61,7 @@ except ValueError as error:
     print(type(error).__name__, error)
 for requested in ("auto", "triton"):
     chosen = dispatch.choose(requested, "cuda")
-    print(chosen.name_by_op["attention"], chosen.layer_norm.__module__)
+    print(chosen.name_by_op["causal_attention"], chosen.layer_norm.__module__)
 """
 
 
@@ -80,3 +81,21 @@ def test_triton_is_imported_only_when_chosen_and_needs_a_gpu() -> None:
     assert len(chosen) == 2
     for line in chosen:
         assert line.startswith("triton ") and line.endswith("(flash) megacode.kernels.layer_norm")
+
+
+@pytest.mark.parametrize(
+    ("device", "ops", "said"),
+    [
+        ("cpu", ("adamw",), "needs a CUDA device"),
+        ("cuda", ("rotary",), "apex has no rotary here"),
+        ("cuda", ("layer_norm",), "apex"),
+    ],
+)
+def test_apex_where_it_is_not_is_an_error_and_no_fallback(device: str, ops: tuple[str, ...], said: str) -> None:
+    with pytest.raises(dispatch.KernelUnavailable, match=said):
+        dispatch.choose("torch", device, ops)
+
+
+def test_every_operation_is_told_of() -> None:
+    fields = set(dispatch.Implementations.__dataclass_fields__)
+    assert fields == {*dispatch.OPS, "name_by_op", "bias_gelu_again", "prepare_documents"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -88,16 +88,20 @@ def serve(connection: Connection, work: Work) -> None:
 
 
 class Worker:
-    """One process that runs cases, replaced where it hangs or dies. A context manager."""
+    """One process that runs cases, replaced where it hangs or dies. A context manager.
 
-    def __init__(self, work: Work) -> None:
+    serve: what runs in it, see `serve`. start: how it starts; CUDA does not survive a fork.
+    """
+
+    def __init__(self, work: Work, serve: Callable[[Connection, Work], None] = serve, start: str = "spawn") -> None:
         self._work = work
-        self._context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+        self._serve = serve
+        self._context: Any = multiprocessing.get_context(start)
         self._start()
 
     def _start(self) -> None:
         self._connection, theirs = self._context.Pipe()
-        self._process = self._context.Process(target=serve, args=(theirs, self._work), daemon=True)
+        self._process = self._context.Process(target=self._serve, args=(theirs, self._work), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -107,7 +111,7 @@ class Worker:
             self._connection.send(index)
             if self._connection.poll(seconds):
                 return self._connection.recv()
-            reason = f"stopped after {seconds:.0f} s"
+            reason = f"stopped after {seconds:.1f} s"
         except (EOFError, OSError) as error:
             self._process.join(5)
             reason = f"its process ended with {self._process.exitcode} ({error or 'nothing said'})"

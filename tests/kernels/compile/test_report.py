@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +23,8 @@ from megacode.prove import kernel_report
 PROJECT = Path(__file__).parents[3]
 CASES = all_cases()
 OPS = {
-    "attention", "layer_norm", "add_layer_norm", "bias_dropout_residual", "bias_gelu", "rotary", "cross_entropy", "adamw",
-    "sum_of_squares",
+    "attention", "layer_norm", "add_layer_norm", "bias_dropout_residual", "bias_gelu", "rotary", "cross_entropy",
+    "adamw", "sum_of_squares",
 }  # fmt: skip
 # Bytes of all launches of a case, as a multiple of the least possible; attention reads K and V again for each tile.
 LARGEST_SHARE = {"layer_norm": 1.1, "add_layer_norm": 1.1, "adamw": 1.0, "bias_gelu": 1.1}
@@ -96,28 +93,6 @@ def test_a_spill_or_too_much_shared_memory_is_a_problem() -> None:
     assert row.problem == ""
     assert "spills 8 bytes" in replace(row, spill_bytes=8).problem
     assert "do not fit" in replace(row, occupancy=0.0).problem
-
-
-def report(*options: str) -> subprocess.CompletedProcess[str]:
-    """`megacode kernels report` in a process of its own."""
-    command = [sys.executable, "-m", "megacode", "kernels", "report", *options]
-    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-
-
-def test_the_command_prints_rows() -> None:
-    ended = report("--json", "--target", "sm_90", "--op", "scale_")
-    assert ended.returncode == 0, ended.stderr
-    (row,) = json.loads(ended.stdout)
-    assert list(row) == [
-        "kernel", "op", "shape", "target", "registers", "spill_bytes", "shared_bytes", "warps", "occupancy",
-        "tensor_cores", "bytes", "least_bytes", "flops", "roofline_us",
-    ]  # fmt: skip
-    assert (row["kernel"], row["target"], row["tensor_cores"]) == ("scale_kernel", "sm_90", False)
-
-
-def test_the_command_refuses_a_target_it_does_not_know() -> None:
-    wrong = report("--target", "sm_12")
-    assert wrong.returncode == 2 and "sm_80, sm_90" in wrong.stderr and "Traceback" not in wrong.stderr
 
 
 def test_the_table_in_the_documents_is_that_of_the_code() -> None:

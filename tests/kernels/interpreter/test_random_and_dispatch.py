@@ -42,5 +42,5 @@ def test_a_row_of_counters_is_a_start_plus_steps() -> None:
 def test_triton_may_run_on_cpu_in_the_interpreter() -> None:
     chosen = dispatch.choose("triton", "cpu")
     assert chosen.layer_norm is layer_norm.layer_norm
-    assert chosen.causal_attention is flash_attention.causal_attention
-    assert chosen.name_by_op == {"attention": "triton interpreted (flash)", "layer_norm": "triton interpreted"}
+    assert chosen.causal_attention.func is flash_attention.causal_attention
+    assert set(chosen.name_by_op.values()) == {"triton interpreted", "triton interpreted (flash)"}
