@@ -1,7 +1,8 @@
 """torchtitan's parallelisms, loss, clip, optimizer and pipeline, as its package brings them, around our structure.
 
 What a step does is what its trainer does; its trainer itself wants a GPU, a tokenizer and a data set. bf16 is its
-mixed precision: fp32 parameters that FSDP casts, gradients summed in fp32. Data parallelism is its default, FSDP.
+mixed precision: fp32 parameters that FSDP casts, gradients summed in fp32. Data parallelism is its default, FSDP, which
+sums gradients after every micro-batch.
 Made for torchtitan 0.3 with torch 2.13, which lacks what torchtitan's newest backend ("spmd_types") asks of FSDP, so
 tensor parallelism is its DTensor backend. On a CPU it has to be told the name of the device; no source is changed.
 """
@@ -91,6 +92,7 @@ class Engine:
                 pipeline_parallel_schedule=SCHEDULES.get(parallel["schedule"], "1F1B"),
                 pipeline_parallel_microbatch_size=setup.config["train"]["micro_batch"],
                 module_fqns_per_model_part=names,
+                fsdp_reshard_after_forward="never",  # as ours keeps weights; its default takes longer
                 spmd_backend=BACKEND,
             ),
             "compile_config": CompileConfig(),
