@@ -17,9 +17,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from megacode.kernels.bias_dropout_residual import check_branch, dropout_arguments, row_counter
+from megacode.kernels.bias_dropout_residual import check_branch, dropout_arguments, hidden_row_keys
 from megacode.kernels.counter_random import HiddenDropout
-from megacode.kernels.counter_random_kernels import counter_step, keep
+from megacode.kernels.counter_random_kernels import column_keys, keep
 from megacode.kernels.layer_norm import centre_row, inverse_deviation_of, row_gradient
 from megacode.kernels.row_sums import sum_partials
 from megacode.kernels.rows import MAX_HIDDEN, load_part, load_row, plan_rows, store_part, store_row, zero_row
@@ -30,10 +30,11 @@ ROWS_PER_PROGRAM = 19
 
 
 @triton.jit
-def drop_part(values, first, part: tl.constexpr, keep_scale, PART: tl.constexpr, DROP_BELOW: tl.constexpr):
-    """Return one part of a row, fp32 [PART], after dropout; `first` is the row's first counter."""
-    columns = part * PART + tl.arange(0, PART)
-    return tl.where(keep(first + counter_step(columns), DROP_BELOW), values * keep_scale, 0.0)
+def drop_part(values, row, row_key, part: tl.constexpr, keep_scale, PART: tl.constexpr, DROP_BELOW: tl.constexpr):
+    """Return one part of a row, fp32 [PART], after dropout; `row_key` is the row's random key."""
+    # min(row, 0) is 0, which the compiler cannot know: else it holds the keys of all columns in registers.
+    columns = part * PART + tl.arange(0, PART) + tl.minimum(row, 0)
+    return tl.where(keep(row_key, column_keys(columns), DROP_BELOW), values * keep_scale, 0.0)
 
 
 @triton.jit(do_not_specialize=["seed", "first_position"])
@@ -56,8 +57,8 @@ def add_layer_norm_forward_kernel(
         for part in tl.static_range(PARTS):
             added = load_part(branch + start, part, hidden, PART, PARTS) + branch_shift[part]
             if DROP_BELOW > 0:
-                first = row_counter(seed, row, local, first_position, length, hidden)
-                added = drop_part(added, first, part, keep_scale, PART, DROP_BELOW)
+                row_key = hidden_row_keys(seed, row, local, first_position, length)
+                added = drop_part(added, row, row_key, part, keep_scale, PART, DROP_BELOW)
             added += load_part(residual + start, part, hidden, PART, PARTS)
             rounded = added.to(total.dtype.element_ty)
             store_part(total + start, rounded, part, hidden, PART, PARTS)
@@ -106,8 +107,8 @@ def add_layer_norm_backward_kernel(
                 result += load_part(grad_total + start, part, hidden, PART, PARTS)
             store_part(grad_residual + start, result, part, hidden, PART, PARTS)
             if DROP_BELOW > 0:
-                first = row_counter(seed, row, local, first_position, length, hidden)
-                result = drop_part(result, first, part, keep_scale, PART, DROP_BELOW)
+                row_key = hidden_row_keys(seed, row, local, first_position, length)
+                result = drop_part(result, row, row_key, part, keep_scale, PART, DROP_BELOW)
                 store_part(grad_branch + start, result, part, hidden, PART, PARTS)
             new_branch_sums += (branch_sums[part] + result,)
         branch_sums, weight_sums, bias_sums = new_branch_sums, new_weight_sums, new_bias_sums

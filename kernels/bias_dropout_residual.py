@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from megacode.kernels.counter_random import HiddenDropout, check_positions, drop_threshold, signed
-from megacode.kernels.counter_random_kernels import counter, counter_step, keep
+from megacode.kernels.counter_random_kernels import column_keys, keep, row_keys
 from megacode.kernels.row_sums import TILE_ROWS, TILE_STAGES, TILE_WARPS, count_runs, sum_partials, tile_columns
 
 FORWARD_ROWS = 16  # a tile of 512 columns then reads the bias for a forty-eighth of what else it moves
@@ -22,13 +22,12 @@ _FORWARD_WARPS = 8
 
 
 @triton.jit
-def row_counter(seed, rows, local, first_position, length, hidden):
-    """Return the uint64 counter of the first element of `rows` (integers of any shape), counted over b and s.
+def hidden_row_keys(seed, rows, local, first_position, length):
+    """Return the random keys, uint64, of `rows` (integers of any shape), counted over b and s.
 
     `local` positions, from first_position on, of sequences of `length` tokens are held here: see `HiddenDropout`.
     """
-    positions = tl.cast(rows // local, tl.int64) * length + first_position + rows % local
-    return counter(seed, positions * hidden)
+    return row_keys(seed, tl.cast(rows // local, tl.int64) * length + first_position + rows % local)
 
 
 @triton.jit(do_not_specialize=["seed", "first_position"])
@@ -47,8 +46,8 @@ def bias_dropout_residual_forward_kernel(
     shift = tl.load(bias + columns, mask=columns < hidden, other=0.0).to(tl.float32)
     added = tl.load(branch + offsets, mask=inside, other=0.0).to(tl.float32) + shift[None, :]
     if DROP_BELOW > 0:
-        first = row_counter(seed, rows, local, first_position, length, hidden)
-        kept = keep(first[:, None] + counter_step(columns)[None, :], DROP_BELOW)
+        keys = hidden_row_keys(seed, rows, local, first_position, length)
+        kept = keep(keys[:, None], column_keys(columns)[None, :], DROP_BELOW)
         added = tl.where(kept, added * keep_scale, 0.0)
     total = tl.load(residual + offsets, mask=inside, other=0.0).to(tl.float32) + added
     tl.store(output + offsets, total.to(output.dtype.element_ty), mask=inside)
@@ -73,8 +72,8 @@ def bias_dropout_residual_backward_kernel(
         offsets = rows.to(tl.int64)[:, None] * hidden + columns[None, :]
         values = tl.load(grad + offsets, mask=inside, other=0.0).to(tl.float32)
         if DROP_BELOW > 0:
-            first = row_counter(seed, rows, local, first_position, length, hidden)
-            kept = keep(first[:, None] + counter_step(columns)[None, :], DROP_BELOW)
+            keys = hidden_row_keys(seed, rows, local, first_position, length)
+            kept = keep(keys[:, None], column_keys(columns)[None, :], DROP_BELOW)
             values = tl.where(kept, values * keep_scale, 0.0)
             tl.store(grad_branch + offsets, values.to(grad_branch.dtype.element_ty), mask=inside)
         total += values

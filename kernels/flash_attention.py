@@ -69,7 +69,10 @@ class _Call:
         """What decides which tiles are candidates."""
         bounded = self.window > 0 or self.bounds is not None
         ragged = self.length % 128 != 0 or self.width != self.constants["BLOCK_WIDTH"]
-        return choices.Mode(self.capability, self.width, self.element_bytes, self.dropout is not None, bounded, ragged)
+        key_tiles = triton.cdiv(self.length, 128) * self.batch * self.num_kv_heads
+        loops = group_parts(self.group, key_tiles) < self.group
+        dropout = self.dropout is not None
+        return choices.Mode(self.capability, self.width, self.element_bytes, dropout, bounded, ragged, loops)
 
     @cached_property
     def scales(self) -> tuple[float, float, float]:
@@ -136,26 +139,30 @@ def _forward(call: _Call, query: Tensor, key: Tensor, value: Tensor) -> tuple[Te
 
 
 def _query_grad(call: _Call, tensors: tuple[Tensor, ...], output: Tensor, grad_output: Tensor, log_sums: Tensor):
-    """Return dQ [b, s, n, d] and the deltas, fp32 [b, n, s]; `tensors` are query, key, value."""
+    """Return dQ [b, s, n, d]; and of each row the delta, fp32 [b, n, s], and the random key of dropout, int64 or None.
+
+    `tensors` are query, key, value.
+    """
     grad_query = torch.empty(grad_output.shape, dtype=grad_output.dtype, device=grad_output.device)
     deltas = torch.empty(log_sums.shape, dtype=torch.float32, device=log_sums.device)
+    keys = None if call.dropout is None else torch.empty_like(deltas, dtype=torch.int64)
     starts = None if call.bounds is None else call.bounds.starts
 
     def run(tile: Tile) -> None:
         grid = (call.batch * call.num_heads, triton.cdiv(call.length, tile.query))
         kernels.attention_query_grad_kernel[grid](
-            *tensors, starts, output, grad_output, log_sums, deltas, grad_query, *call.other_strides, call.length,
-            *call.scales, *call.random, **call.options(tile),
+            *tensors, starts, output, grad_output, log_sums, deltas, keys, grad_query, *call.other_strides,
+            call.length, *call.scales, *call.random, **call.options(tile),
         )  # fmt: skip
 
     call.launch("attention_query_grad", choices.query_grad_tiles(call.mode), run)
-    return grad_query, deltas
+    return grad_query, deltas, keys
 
 
 def _key_value_grad(
-    call: _Call, tensors: tuple[Tensor, ...], grad_output: Tensor, log_sums: Tensor, deltas: Tensor
+    call: _Call, tensors: tuple[Tensor, ...], grad_output: Tensor, of_rows: tuple[Tensor | None, ...]
 ) -> Tensor:
-    """Return dK and dV, [2, b, s, k, d]; `tensors` are query, key, value."""
+    """Return dK and dV, [2, b, s, k, d]; `tensors` are query, key, value, `of_rows` log_sums, deltas, random keys."""
     key = tensors[1]
     ends = None if call.bounds is None else call.bounds.ends
 
@@ -167,8 +174,8 @@ def _key_value_grad(
         dtype = key.dtype if parts == 1 else torch.float32
         grads = torch.empty((2, parts, *key.shape), dtype=dtype, device=key.device)
         key_value_kernels.attention_key_value_grad_kernel[(kv_heads * parts, key_tiles)](
-            *tensors, ends, grad_output, log_sums, deltas, grads, *call.other_strides, call.length,
-            *call.scales, *call.random, call.batch, PARTS=parts, **call.options(tile),
+            *tensors, ends, grad_output, *of_rows, grads, *call.other_strides, call.length,
+            *call.scales, call.batch, PARTS=parts, **call.options(tile),
         )  # fmt: skip
         if parts == 1:
             return grads[:, 0]
@@ -205,8 +212,8 @@ class _FlashAttention(torch.autograd.Function):
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         *tensors, output, log_sums = ctx.saved_tensors
         grad_output = grad_output.contiguous()
-        grad_query, deltas = _query_grad(ctx.call, tuple(tensors), output, grad_output, log_sums)
-        grad_key, grad_value = _key_value_grad(ctx.call, tuple(tensors), grad_output, log_sums, deltas)
+        grad_query, *of_rows = _query_grad(ctx.call, tuple(tensors), output, grad_output, log_sums)
+        grad_key, grad_value = _key_value_grad(ctx.call, tuple(tensors), grad_output, (log_sums, *of_rows))
         return grad_query, grad_key, grad_value, None
 
 

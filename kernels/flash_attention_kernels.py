@@ -20,14 +20,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from megacode.kernels.counter_random_kernels import counter_step, keep
+from megacode.kernels.counter_random_kernels import column_keys, keep
 from megacode.kernels.flash_attention_tiles import (
-    head_counter,
+    dropout_keys,
     key_ranges,
     load_statistics,
     load_tile,
     query_spans,
-    row_steps,
     sees,
     store_tile,
 )
@@ -35,7 +34,7 @@ from megacode.kernels.flash_attention_tiles import (
 
 @triton.jit
 def _forward_tiles(
-    accumulator, maximum, total, query_tile, key_head, value_head, rows, spans, counters,
+    accumulator, maximum, total, query_tile, key_head, value_head, rows, spans, random_keys,
     begin, end, gap_at, gap, length, scale,
     KEY_ROW: tl.constexpr, VALUE_ROW: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     BLOCK_KEY: tl.constexpr, DROP_BELOW: tl.constexpr, MASKED: tl.constexpr, BOUNDED: tl.constexpr,
@@ -65,7 +64,7 @@ def _forward_tiles(
         # The softmax is normalized before dropout: the total counts dropped elements too.
         total = total * shrink + tl.sum(probabilities, axis=1)
         if DROP_BELOW > 0:
-            kept = keep(counters[:, None] + counter_step(columns)[None, :], DROP_BELOW)
+            kept = keep(random_keys[:, None], column_keys(columns)[None, :], DROP_BELOW)
             probabilities = tl.where(kept, probabilities, 0.0)
         value_tile = load_tile(value_head, first, VALUE_ROW, length, WIDTH, BLOCK_KEY, BLOCK_WIDTH, INSIDE)
         weights = probabilities.to(value_tile.dtype)
@@ -105,17 +104,17 @@ def attention_forward_kernel(
         starts += batch_64 * length
     spans = query_spans(rows, starts, length, WINDOW)
     begin, whole, diagonal, end = key_ranges(first, starts, length, WINDOW, BLOCK_QUERY, BLOCK_KEY)
-    counters = head_counter(seed, batch, head, length, first_head, global_heads) + row_steps(rows, length)
+    random_keys = dropout_keys(seed, batch, head, rows, length, first_head, global_heads)
     accumulator = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     maximum = tl.full([BLOCK_QUERY], float("-inf"), dtype=tl.float32)
     total = tl.zeros([BLOCK_QUERY], dtype=tl.float32)
     accumulator, maximum, total = _forward_tiles(
-        accumulator, maximum, total, query_tile, key_base, value_base, rows, spans, counters,
+        accumulator, maximum, total, query_tile, key_base, value_base, rows, spans, random_keys,
         begin, end - (diagonal - whole), whole, diagonal - whole, length, scale,
         KEY_ROW, VALUE_ROW, WIDTH, BLOCK_WIDTH, BLOCK_KEY, DROP_BELOW, True, BOUNDED, EVEN,
     )  # fmt: skip
     accumulator, maximum, total = _forward_tiles(
-        accumulator, maximum, total, query_tile, key_base, value_base, rows, spans, counters,
+        accumulator, maximum, total, query_tile, key_base, value_base, rows, spans, random_keys,
         whole, diagonal, 0, 0, length, scale,
         KEY_ROW, VALUE_ROW, WIDTH, BLOCK_WIDTH, BLOCK_KEY, DROP_BELOW, False, BOUNDED, True,
     )  # fmt: skip
@@ -129,7 +128,7 @@ def attention_forward_kernel(
 
 @triton.jit
 def _query_grad_tiles(
-    grad, query_tile, grad_tile, key_head, value_head, rows, spans, log_sum, delta, counters,
+    grad, query_tile, grad_tile, key_head, value_head, rows, spans, log_sum, delta, random_keys,
     begin, end, gap_at, gap, length, scale,
     KEY_ROW: tl.constexpr, VALUE_ROW: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     BLOCK_KEY: tl.constexpr, DROP_BELOW: tl.constexpr, MASKED: tl.constexpr, BOUNDED: tl.constexpr,
@@ -152,7 +151,7 @@ def _query_grad_tiles(
             probabilities = tl.where(sees(rows[:, None], columns[None, :], spans[:, None], BOUNDED), probabilities, 0.0)
         grad_probabilities = tl.dot(grad_tile, tl.trans(value_tile), input_precision="ieee")
         if DROP_BELOW > 0:
-            kept = keep(counters[:, None] + counter_step(columns)[None, :], DROP_BELOW)
+            kept = keep(random_keys[:, None], column_keys(columns)[None, :], DROP_BELOW)
             grad_probabilities = tl.where(kept, grad_probabilities, 0.0)
         grad_scores = probabilities * (grad_probabilities - delta[:, None])
         grad = tl.dot(grad_scores.to(key_tile.dtype), key_tile, grad, input_precision="ieee")
@@ -161,7 +160,7 @@ def _query_grad_tiles(
 
 @triton.jit(do_not_specialize=["seed", "first_head", "global_heads"])
 def attention_query_grad_kernel(
-    query, key, value, starts, output, grad_output, log_sums, deltas, grad_query,
+    query, key, value, starts, output, grad_output, log_sums, deltas, keys_of_rows, grad_query,
     query_batch, query_head, key_batch, key_head, value_batch, value_head,
     length, scale, grad_scale, keep_scale, seed: tl.int64, first_head, global_heads,
     QUERY_ROW: tl.constexpr, KEY_ROW: tl.constexpr, VALUE_ROW: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr,
@@ -172,8 +171,9 @@ def attention_query_grad_kernel(
 
     Reads the forward's inputs, its output and grad_output [b, s, n, d] and log_sums fp32 [b, n, s]; writes grad_query
     [b, s, n, d] and, for the other kernel, deltas fp32 [b, n, s] = sum over d of output * grad_output / keep_scale:
-    what the softmax's gradient subtracts from every element of a row. With dropout, keep_scale is a factor of the whole
-    gradient of the scores, so it is left to grad_scale. Grid: (b * n, query tiles).
+    what the softmax's gradient subtracts from every element of a row; and with dropout the rows' random keys, int64
+    [b, n, s], which that kernel would draw again for every tile of keys. With dropout, keep_scale is a factor of the
+    whole gradient of the scores, so it is left to grad_scale. Grid: (b * n, query tiles).
     """
     BOUNDED: tl.constexpr = (WINDOW > 0) or (starts is not None)
     first = (tl.num_programs(1) - 1 - tl.program_id(1)) * BLOCK_QUERY
@@ -199,15 +199,17 @@ def attention_query_grad_kernel(
         starts += batch_64 * length
     spans = query_spans(rows, starts, length, WINDOW)
     begin, whole, diagonal, end = key_ranges(first, starts, length, WINDOW, BLOCK_QUERY, BLOCK_KEY)
-    counters = head_counter(seed, batch, head, length, first_head, global_heads) + row_steps(rows, length)
+    random_keys = dropout_keys(seed, batch, head, rows, length, first_head, global_heads)
+    if DROP_BELOW > 0:
+        tl.store(keys_of_rows + statistics + rows, random_keys.to(tl.int64, bitcast=True), mask=rows < length)
     grad = tl.zeros([BLOCK_QUERY, BLOCK_WIDTH], dtype=tl.float32)
     grad = _query_grad_tiles(
-        grad, query_tile, grad_tile, key_base, value_base, rows, spans, log_sum, delta, counters,
+        grad, query_tile, grad_tile, key_base, value_base, rows, spans, log_sum, delta, random_keys,
         begin, end - (diagonal - whole), whole, diagonal - whole, length, scale,
         KEY_ROW, VALUE_ROW, WIDTH, BLOCK_WIDTH, BLOCK_KEY, DROP_BELOW, True, BOUNDED, EVEN,
     )  # fmt: skip
     grad = _query_grad_tiles(
-        grad, query_tile, grad_tile, key_base, value_base, rows, spans, log_sum, delta, counters,
+        grad, query_tile, grad_tile, key_base, value_base, rows, spans, log_sum, delta, random_keys,
         whole, diagonal, 0, 0, length, scale,
         KEY_ROW, VALUE_ROW, WIDTH, BLOCK_WIDTH, BLOCK_KEY, DROP_BELOW, False, BOUNDED, True,
     )  # fmt: skip

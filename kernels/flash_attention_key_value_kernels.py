@@ -8,14 +8,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from megacode.kernels.counter_random_kernels import counter_step, keep
+from megacode.kernels.counter_random_kernels import column_keys, keep
 from megacode.kernels.flash_attention_tiles import (
-    head_counter,
     key_spans,
     load_statistics,
     load_tile,
     query_ranges,
-    row_steps,
     sees,
     store_tile,
 )
@@ -24,7 +22,7 @@ from megacode.kernels.flash_attention_tiles import (
 @triton.jit
 def _key_value_grad_tiles(
     grad_key, grad_value, key_tile, value_tile, query_head, grad_head, log_sums, deltas,
-    columns, spans, counters,
+    keys_of_rows, columns, spans, keys_of_columns,
     begin, end, gap_at, gap, length, scale,
     QUERY_ROW: tl.constexpr, GRAD_ROW: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     BLOCK_QUERY: tl.constexpr, DROP_BELOW: tl.constexpr, MASKED: tl.constexpr, BOUNDED: tl.constexpr,
@@ -50,7 +48,8 @@ def _key_value_grad_tiles(
         grad_tile = load_tile(grad_head, first, GRAD_ROW, length, WIDTH, BLOCK_QUERY, BLOCK_WIDTH, INSIDE)
         weights = probabilities
         if DROP_BELOW > 0:
-            kept = keep(counters[:, None] + row_steps(rows, length)[None, :], DROP_BELOW)
+            random_keys = load_statistics(keys_of_rows, rows, length, 0, INSIDE).to(tl.uint64, bitcast=True)
+            kept = keep(random_keys[None, :], keys_of_columns[:, None], DROP_BELOW)
             # The sign carries the mask on to the second product: a mask of its own would cost registers.
             probabilities = tl.where(kept, probabilities, -probabilities)
             weights = tl.maximum(probabilities, 0.0)
@@ -65,11 +64,11 @@ def _key_value_grad_tiles(
     return grad_key, grad_value
 
 
-@triton.jit(do_not_specialize=["seed", "first_head", "global_heads"])
+@triton.jit
 def attention_key_value_grad_kernel(
-    query, key, value, ends, grad_output, log_sums, deltas, grads,
+    query, key, value, ends, grad_output, log_sums, deltas, keys_of_rows, grads,
     query_batch, query_head, key_batch, key_head, value_batch, value_head,
-    length, scale, grad_scale, keep_scale, seed: tl.int64, first_head, global_heads, num_batches,
+    length, scale, grad_scale, keep_scale, num_batches,
     QUERY_ROW: tl.constexpr, KEY_ROW: tl.constexpr, VALUE_ROW: tl.constexpr, HEADS: tl.constexpr,
     GROUP: tl.constexpr, PARTS: tl.constexpr, WIDTH: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
     BLOCK_QUERY: tl.constexpr, BLOCK_KEY: tl.constexpr, WINDOW: tl.constexpr, DROP_BELOW: tl.constexpr,
@@ -78,7 +77,8 @@ def attention_key_value_grad_kernel(
     """dK and dV of one tile of one key-value head per program, summed over a part of its query heads, in order.
 
     Reads the forward's inputs, ends, one past each position's document, int32 [b, s] or None, grad_output
-    [b, s, n, d], log_sums and deltas fp32 [b, n, s]; writes grads [2, PARTS, b, s, k, d], dK and dV.
+    [b, s, n, d], log_sums and deltas fp32 [b, n, s] and, with dropout, keys_of_rows, the rows' random keys, int64
+    [b, n, s]; writes grads [2, PARTS, b, s, k, d], dK and dV.
     Grid: (b * k * PARTS, key tiles); a part is GROUP // PARTS query heads.
     """
     BOUNDED: tl.constexpr = (WINDOW > 0) or (ends is not None)
@@ -107,23 +107,26 @@ def attention_key_value_grad_kernel(
     grad_output += (batch_64 * length * HEADS + head) * WIDTH
     log_sums += (batch_64 * HEADS + head) * length
     deltas += (batch_64 * HEADS + head) * length
-    counters = head_counter(seed, batch, head, length, first_head, global_heads) + counter_step(columns)
+    if DROP_BELOW > 0:
+        keys_of_rows += (batch_64 * HEADS + head) * length
+    keys_of_columns = column_keys(columns)
     for _ in range(GROUP // PARTS):
         key_sum, value_sum = _key_value_grad_tiles(
-            key_sum, value_sum, key_tile, value_tile, query, grad_output, log_sums, deltas, columns, spans,
-            counters, begin, end - (whole - below), below, whole - below, length, scale,
+            key_sum, value_sum, key_tile, value_tile, query, grad_output, log_sums, deltas, keys_of_rows,
+            columns, spans, keys_of_columns, begin, end - (whole - below), below, whole - below, length, scale,
             QUERY_ROW, HEADS * WIDTH, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, DROP_BELOW, True, BOUNDED, EVEN,
         )  # fmt: skip
         key_sum, value_sum = _key_value_grad_tiles(
-            key_sum, value_sum, key_tile, value_tile, query, grad_output, log_sums, deltas, columns, spans,
-            counters, below, whole, 0, 0, length, scale,
+            key_sum, value_sum, key_tile, value_tile, query, grad_output, log_sums, deltas, keys_of_rows,
+            columns, spans, keys_of_columns, below, whole, 0, 0, length, scale,
             QUERY_ROW, HEADS * WIDTH, WIDTH, BLOCK_WIDTH, BLOCK_QUERY, DROP_BELOW, False, BOUNDED, EVEN or BOUNDED,
         )  # fmt: skip
         query += query_head
         grad_output += WIDTH
         log_sums += length
         deltas += length
-        counters += counter_step(tl.cast(length, tl.int64) * length)
+        if DROP_BELOW > 0:
+            keys_of_rows += length
 
     stride = KV_HEADS * WIDTH
     elements = tl.cast(length, tl.int64) * stride

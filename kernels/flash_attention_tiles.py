@@ -1,11 +1,11 @@
-"""What the attention kernels share: tiles of rows, who sees whom, and the counters of dropout."""
+"""What the attention kernels share: tiles of rows, who sees whom, and the rows of dropout."""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from megacode.kernels.counter_random_kernels import counter, counter_step
+from megacode.kernels.counter_random_kernels import row_keys
 
 
 @triton.jit
@@ -152,16 +152,7 @@ def query_ranges(first, ends, length, WINDOW: tl.constexpr, BLOCK_QUERY: tl.cons
 
 
 @triton.jit
-def head_counter(seed, batch, head, length, first_head, global_heads):
-    """Return the random counter, uint64, of element (batch, head, q = 0, k = 0): see `AttentionDropout`."""
+def dropout_keys(seed, batch, head, rows, length, first_head, global_heads):
+    """Return the random keys, uint64, of the query `rows` of a head held here: see `AttentionDropout`."""
     global_head = tl.cast(batch, tl.int64) * global_heads + first_head + head
-    return counter(seed, global_head * length * length)
-
-
-@triton.jit
-def row_steps(rows, length):
-    """Return what to add to the counter of element (q = 0, k) for that of (q = rows, k), uint64.
-
-    A row's step is one number for all, so that each row pays one multiplication.
-    """
-    return rows.to(tl.uint64) * counter_step(tl.cast(length, tl.int64))
+    return row_keys(seed, global_head * length + rows)

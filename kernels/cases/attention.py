@@ -21,6 +21,7 @@ from megacode.kernels.flash_attention_choices import Tile
 from megacode.kernels.flash_attention_documents import DocumentBounds
 
 WIDTH = 128
+KEY = 8  # bytes
 # Of code files packed into one sequence: long ones, a short one, one token.
 DOCUMENTS = (2048, 512, 3584, 1, 1023, 1024)
 
@@ -61,6 +62,8 @@ def costs(problem: Problem) -> Mapping[str, Cost]:
     parts = flash_attention.group_parts(group, length // key_value_grad.key * kv_heads)
     row = WIDTH * BF16
     queries, keys, statistics = length * heads * row, length * kv_heads * row, length * heads * FP32
+    key_row = 0 if problem.dropout is None else KEY  # a row's random key, from dQ to dK and dV
+    random_keys = length * heads * key_row
     grads = 2 * keys if parts == 1 else 2 * parts * length * kv_heads * WIDTH * FP32
 
     def walked(tile: Tile) -> int:
@@ -78,14 +81,16 @@ def costs(problem: Problem) -> Mapping[str, Cost]:
 
     least = {
         "attention_forward_kernel": 2 * queries + 2 * keys + statistics,
-        "attention_query_grad_kernel": 4 * queries + 2 * keys + 2 * statistics,
-        "attention_key_value_grad_kernel": 2 * queries + 2 * keys + 2 * statistics + (grads if parts == 1 else 0),
+        "attention_query_grad_kernel": 4 * queries + 2 * keys + 2 * statistics + random_keys,
+        "attention_key_value_grad_kernel": (
+            2 * queries + 2 * keys + 2 * statistics + random_keys + (grads if parts == 1 else 0)
+        ),
     }
     moved = {
         "attention_forward_kernel": 2 * queries + statistics + 2 * walked(forward) * row,
-        "attention_query_grad_kernel": 4 * queries + 2 * statistics + 2 * walked(query_grad) * row,
+        "attention_query_grad_kernel": 4 * queries + 2 * statistics + random_keys + 2 * walked(query_grad) * row,
         "attention_key_value_grad_kernel": (
-            2 * parts * keys + walked_back(key_value_grad) * (2 * row + 2 * FP32) + grads
+            2 * parts * keys + walked_back(key_value_grad) * (2 * row + 2 * FP32 + key_row) + grads
         ),
     }
     products = dict(zip(least, (2, 3, 4), strict=True))

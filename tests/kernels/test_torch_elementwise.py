@@ -116,8 +116,8 @@ def test_bias_gradients_add_up_in_fp32() -> None:
 def test_hidden_mask_is_that_of_logical_elements_whatever_part_is_held() -> None:
     whole = HiddenDropout(0.5, 77, 0, 12)
     keep = hidden_keep_mask(whole, 2, 12, 5, "cpu")
-    index = torch.tensor([(1 * 12 + 7) * 5 + 3])  # batch 1, position 7, column 3
-    assert keep[1, 7, 3].item() == (random_bits(77, index).item() >= 2**31)
+    bits = random_bits(77, torch.arange(24)[:, None], torch.arange(5)).view(2, 12, 5)  # the row is 12 batch + position
+    assert torch.equal(keep, bits >= 2**31)
     parts = [hidden_keep_mask(HiddenDropout(0.5, 77, first, 12), 2, 4, 5, "cpu") for first in (0, 4, 8)]
     assert torch.equal(torch.cat(parts, dim=1), keep)
     assert 0.3 < keep.float().mean() < 0.7

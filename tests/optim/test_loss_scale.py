@@ -74,7 +74,9 @@ def test_fp16_steps_are_those_of_grad_scaler() -> None:
         scaler.unscale_(adamw)
         norm = nn.utils.clip_grad_norm_([leaf for _, leaf in leaves.values()], 0.5)
         if not reports[-1].skipped:
-            assert reports[-1].gradient_norm == pytest.approx(float(norm), rel=1e-4)
+            # Once updated, a weight that rounds to its other fp16 neighbour moves the norm by some 1e-4.
+            tolerance = 1e-6 if all(report.skipped for report in reports[:-1]) else 3e-4
+            assert reports[-1].gradient_norm == pytest.approx(float(norm), rel=tolerance)
         for group in adamw.param_groups:
             group["lr"] = learning_rate(config, step)
         scaler.step(adamw)
