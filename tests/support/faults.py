@@ -18,6 +18,7 @@ from megacode.optim.adamw import ShardedAdamW
 from megacode.optim.flat import Bucket
 from megacode.optim.reduction import BucketReduction
 from megacode.optim.tied import TiedWeight
+from megacode.parallel.collectives import Arriving
 from megacode.pipeline.runner import Runner
 from megacode.prove.outcome import RankOutcome, train_rank
 from megacode.train import step
@@ -79,13 +80,18 @@ def dropped_tied_gradient() -> None:
 
 def stale_tied_weight() -> None:
     """The last stage keeps its old embedding after an update."""
-    TiedWeight.copy_from_owner = lambda self: None  # type: ignore[method-assign]
+    TiedWeight.start_copy_from_owner = lambda self: Arriving(lambda: self.weight)  # type: ignore[method-assign]
 
 
 def wrong_scale_with_replicas() -> None:
     """The loss is divided by this replica's tokens instead of all replicas'."""
-    whole = step.total_weight
-    step.total_weight = lambda run, weights: whole(run, weights) / run.groups.topology.dp
+    honest = step.loss_scale
+
+    def loss_scale(run: Run, weights: Any, scaling: float = 1.0) -> Any:
+        scale = honest(run, weights, scaling)
+        return lambda: scale() * run.groups.topology.dp
+
+    step.loss_scale = loss_scale
 
 
 def shifted_window() -> None:
