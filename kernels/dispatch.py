@@ -180,6 +180,6 @@ def _with_apex(chosen: Implementations, ops: tuple[str, ...], device_type: str) 
         raise KernelUnavailable(str(error)) from error
     fields: dict[str, Any] = {op: getattr(apex, op) for op in ops}
     if "layer_norm" in ops:
-        fields["add_layer_norm"] = torch_elementwise.add_layer_norm_by(apex.layer_norm)
+        fields["add_layer_norm"] = partial(torch_elementwise.add_layer_norm, layer_norm=apex.layer_norm)
     names = {**chosen.name_by_op, **dict.fromkeys(ops, "apex")}
     return replace(chosen, name_by_op=MappingProxyType(names), **fields)

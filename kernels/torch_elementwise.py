@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from megacode.kernels import reference
+from megacode.kernels import reference, torch_ops
 from megacode.kernels.counter_random import HiddenDropout, hidden_keep_mask
 
 
@@ -68,28 +67,14 @@ def add_layer_norm(
     weight: Tensor,
     bias: Tensor,
     eps: float,
+    layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor] = torch_ops.layer_norm,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.add_layer_norm`: branch and residual [b, s, h], branch_bias, weight and bias [h]."""
+    """`reference.add_layer_norm`: branch and residual [b, s, h], branch_bias, weight and bias [h].
+
+    `layer_norm` (x [..., h], weight, bias, eps) may be another than torch's, such as NVIDIA apex's.
+    """
     total = bias_dropout_residual(branch, branch_bias, residual, dropout)
-    return total, functional.layer_norm(total, weight.shape, weight, bias, eps)
-
-
-def add_layer_norm_by(layer_norm: Callable[[Tensor, Tensor, Tensor, float], Tensor]) -> Callable[..., Any]:
-    """`add_layer_norm`, normalized by `layer_norm` (x [..., h], weight [h], bias [h], eps), such as NVIDIA apex's."""
-
-    def add_and_normalize(
-        branch: Tensor,
-        branch_bias: Tensor,
-        residual: Tensor,
-        dropout: HiddenDropout | None,
-        weight: Tensor,
-        bias: Tensor,
-        eps: float,
-    ) -> tuple[Tensor, Tensor]:
-        total = bias_dropout_residual(branch, branch_bias, residual, dropout)
-        return total, layer_norm(total, weight, bias, eps)
-
-    return add_and_normalize
+    return total, layer_norm(total, weight, bias, eps)
 
 
 def rotary(x: Tensor, theta: float, first_position: int = 0) -> Tensor:

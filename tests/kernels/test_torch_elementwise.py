@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ def test_bias_dropout_residual_agrees_with_reference(dropout: HiddenDropout | No
 @pytest.mark.parametrize("dropout", [None, DROPOUT], ids=["plain", "dropout"])
 def test_add_layer_norm_agrees_with_reference(dropout: HiddenDropout | None) -> None:
     inputs = leaves((2, 7, 6), (6,), (2, 7, 6), (6,), (6,))
-    by = torch_elementwise.add_layer_norm_by(reference.layer_norm)
+    by = partial(torch_elementwise.add_layer_norm, layer_norm=reference.layer_norm)
     for function in (torch_elementwise.add_layer_norm, by):
         agree(
             lambda a, b, c, d, e, function=function: torch.stack(function(a, b, c, dropout, d, e, 1e-5)),
