@@ -2,10 +2,21 @@
 
 from setuptools import find_packages, setup
 
+# The grammars that `data.fim.cut = "syntax"` parses with.
+GRAMMARS = ("c", "cpp", "go", "java", "javascript", "python", "ruby", "rust", "typescript")
+
 EXTRAS = {
     "gpu": ["triton>=3.6,<3.10"],
     "mpi": ["mpi4py>=4", "mpich>=5"],
-    "data": ["rensa>=0.5", "pyarrow>=20", "zstandard>=0.23"],
+    "data": [
+        "beautifulsoup4>=4.12",
+        "datatrove>=0.10",
+        "detect-secrets>=1.5",
+        "pyarrow>=20",
+        "rensa>=0.5",
+        "zstandard>=0.23",
+    ],
+    "syntax": ["tree-sitter>=0.25", *(f"tree-sitter-{language}" for language in GRAMMARS)],
     "hf": ["transformers>=4.57"],
     "dev": ["pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6", "ruff>=0.12", "mypy>=1.15", "triton>=3.6,<3.10"],
 }
@@ -27,6 +38,7 @@ setup(
         "rich>=13",
         "safetensors>=0.5",
         "tokenizers>=0.21",
+        "sentencepiece>=0.2",
         "jinja2>=3.1",
     ],
     extras_require=EXTRAS,

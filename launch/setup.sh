@@ -6,7 +6,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 python=${MEGACODE_PYTHON:-python3}
-extras=${MEGACODE_EXTRAS:-data,hf,dev,mpi}
+extras=${MEGACODE_EXTRAS:-data,syntax,hf,dev,mpi}
 venv=${MEGACODE_VENV:-$root/.venv}
 
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
