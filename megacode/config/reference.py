@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import NoneType
+from typing import Annotated, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -22,21 +24,24 @@ def render_reference() -> str:
     return "\n".join([_HEAD, *_sections(RunConfig, "")]).rstrip("\n") + "\n"
 
 
-def _sections(model: type[BaseModel], prefix: str) -> Iterator[str]:
+def _sections(model: type[BaseModel], prefix: str, is_list: bool = False) -> Iterator[str]:
     leaves: list[tuple[str, FieldInfo]] = []
-    nested: list[tuple[str, FieldInfo]] = []
+    nested: list[tuple[str, type[BaseModel], bool]] = []
     for name, field in model.model_fields.items():
         kind = field.annotation
-        is_section = isinstance(kind, type) and issubclass(kind, BaseModel)
-        (nested if is_section else leaves).append((name, field))
+        entry = get_args(kind)[0] if get_origin(kind) is tuple else kind
+        if isinstance(entry, type) and issubclass(entry, BaseModel):
+            nested.append((name, entry, entry is not kind))
+        else:
+            leaves.append((name, field))
     if leaves:
         first_line = (model.__doc__ or "").strip().splitlines()[0]
-        yield f"## [{prefix.rstrip('.')}]\n\n{first_line}\n\n| key | type | default | meaning |\n|---|---|---|---|"
+        head = f"[[{prefix.rstrip('.')}]]" if is_list else f"[{prefix.rstrip('.')}]"
+        yield f"## {head}\n\n{first_line}\n\n| key | type | default | meaning |\n|---|---|---|---|"
         yield from (_row(name, field) for name, field in leaves)
         yield ""
-    for name, field in nested:
-        assert isinstance(field.annotation, type)
-        yield from _sections(field.annotation, f"{prefix}{name}.")
+    for name, entry, repeats in nested:
+        yield from _sections(entry, f"{prefix}{name}.", repeats)
 
 
 def _row(name: str, field: FieldInfo) -> str:
@@ -48,7 +53,11 @@ def _type_name(field: FieldInfo) -> str:
     text = str(field.annotation)
     if text.startswith("typing.Literal"):
         return text.removeprefix("typing.Literal[").removesuffix("]").replace("'", "`").replace(", ", " or ")
-    return getattr(field.annotation, "__name__", text).replace("|", "or")
+    kinds = [kind for kind in get_args(field.annotation) if kind is not NoneType]
+    if len(kinds) == 1 and NoneType in get_args(field.annotation):
+        inner = get_args(kinds[0])[0] if get_origin(kinds[0]) is Annotated else kinds[0]
+        return f"{inner.__name__} or none"
+    return getattr(field.annotation, "__name__", text)
 
 
 if __name__ == "__main__":

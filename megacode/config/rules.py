@@ -5,21 +5,12 @@ A rule names the fields it reads, so that it stays silent where one of them is i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 
-from pydantic import BaseModel
-
+from megacode.config.data_rules import DATA_RULES
 from megacode.config.problem import Problem
+from megacode.config.rule import Rule, without_effect
 from megacode.config.schema import KernelsConfig, LossScaleConfig, ModelConfig, RunConfig
-
-
-@dataclass(frozen=True)
-class Rule:
-    """A check over the named fields of a configuration."""
-
-    reads: tuple[str, ...]
-    find: Callable[[RunConfig], Iterator[Problem]]
 
 
 def _divisors(number: int, most: int = 8) -> str:
@@ -103,17 +94,6 @@ def _recompute_blocks(config: RunConfig) -> Iterator[Problem]:
         yield Problem("train.recompute_blocks", str(blocks), rule, "lower it, or remove it to recompute all of them")
 
 
-def _validation(config: RunConfig) -> Iterator[Problem]:
-    sequences, portion = config.train.validate_sequences, config.train.micro_batch * config.parallel.dp
-    if config.data.validation and sequences % portion:
-        rule = f"must be a multiple of micro_batch {config.train.micro_batch} x dp {config.parallel.dp}"
-        nearest = (sequences // portion + 1) * portion
-        yield Problem("train.validate_sequences", str(sequences), rule, f"nearest {nearest}")
-    if config.train.validate_every and not config.data.validation:
-        rule = "has no effect without data.validation"
-        yield Problem("train.validate_every", str(config.train.validate_every), rule, "name a shard or remove it")
-
-
 def _learned_positions(config: RunConfig) -> Iterator[Problem]:
     model, sequence = config.model, config.data.sequence
     if model.positions == "learned" and sequence > model.context:
@@ -144,33 +124,25 @@ def _learning_rate(config: RunConfig) -> Iterator[Problem]:
     idle = ["lr_decay"] if is_endless else []
     idle += ["lr_min"] if schedule == "constant" else []
     idle += ["lr_power"] if schedule != "polynomial" else []
-    yield from _without_effect(optim, "optim", idle, f"with lr_schedule {schedule}")
+    yield from without_effect(optim, "optim", idle, f"with lr_schedule {schedule}")
 
 
 def _replicas(config: RunConfig) -> Iterator[Problem]:
     if config.parallel.dp == 1:
         idle = ("zero_stage", "reduce_dtype", "bucket_megabytes")
-        yield from _without_effect(config.optim, "optim", idle, "with parallel.dp = 1")
+        yield from without_effect(config.optim, "optim", idle, "with parallel.dp = 1")
     elif config.train.precision == "fp32":
-        yield from _without_effect(config.optim, "optim", ("reduce_dtype",), "with train.precision fp32")
+        yield from without_effect(config.optim, "optim", ("reduce_dtype",), "with train.precision fp32")
 
 
 def _loss_scale(config: RunConfig) -> Iterator[Problem]:
     scale = config.optim.loss_scale
     if config.train.precision != "fp16":
         why = f"with train.precision {config.train.precision}"
-        yield from _without_effect(scale, "optim.loss_scale", tuple(LossScaleConfig.model_fields), why)
+        yield from without_effect(scale, "optim.loss_scale", tuple(LossScaleConfig.model_fields), why)
     elif scale.minimum > scale.initial:
         rule = f"must not exceed optim.loss_scale.initial = {scale.initial}"
         yield Problem("optim.loss_scale.minimum", str(scale.minimum), rule)
-
-
-def _without_effect(section: BaseModel, name: str, fields: Sequence[str], why: str) -> Iterator[Problem]:
-    """A problem for each of `fields` that is set to something else than its default."""
-    for field in fields:
-        # By value, not by what was written: the configuration that a checkpoint keeps writes every field.
-        if getattr(section, field) != type(section).model_fields[field].default:
-            yield Problem(f"{name}.{field}", str(getattr(section, field)), f"has no effect {why}", "remove it")
 
 
 def _kernels(config: RunConfig) -> Iterator[Problem]:
@@ -215,10 +187,7 @@ RULES: tuple[Rule, ...] = (
         ),
         _recompute_blocks,
     ),
-    Rule(
-        ("train.validate_sequences", "train.micro_batch", "parallel.dp", "train.validate_every", "data.validation"),
-        _validation,
-    ),
+    *DATA_RULES,
     Rule(("data.sequence", "model.context", "model.positions"), _learned_positions),
     Rule(("model.positions", "model.rope_theta", "model.hidden", "model.heads"), _rotary_positions),
     Rule(

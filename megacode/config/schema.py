@@ -95,24 +95,68 @@ class ParallelConfig(Section):
 
 
 class FimConfig(Section):
-    """Fill-in-the-middle: the share of documents transformed and, of those, the share in SPM order."""
+    """Fill-in-the-middle of code, on whole documents (docs/data.md)."""
 
-    rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of documents rearranged")
+    rate: float = Field(default=0.5, ge=0.0, le=1.0, description="share of documents, or files, rearranged")
     spm_rate: float = Field(default=0.5, ge=0.0, le=1.0, description="of those, the share in SPM order; the rest PSM")
+    spm: Literal["v2", "v1"] = Field(default="v2", description="variant of SPM; v2 is StarCoder's")
+    repository_rate: float = Field(
+        default=0.5, ge=0.0, le=1.0, description="share of repositories whose files may be rearranged at all"
+    )
+    cut: Literal["characters", "syntax"] = Field(
+        default="characters", description="the middle is any text, or whole parts of the syntax tree"
+    )
+    loss: Literal["all", "middle"] = Field(
+        default="all", description="which tokens of a rearranged document count; all is StarCoder's"
+    )
+
+
+class SourceConfig(Section):
+    """One part of a blend: its shards, and its share of the samples."""
+
+    name: str = Field(min_length=1, description="what reports call it")
+    shards: str = Field(min_length=1, description="prefix of its shard, or a pattern of several, such as code/java-*")
+    weight: PositiveFloat | None = Field(default=None, description="share of the samples; by its tokens unless given")
+    validation: str = Field(default="", description="prefix or pattern of its validation shards; empty: none")
+
+
+class MixConfig(Section):
+    """Other weights from a point of the run on."""
+
+    from_tokens: PositiveInt = Field(description="tokens of the whole run before them")
+    weights: dict[str, NonNegativeFloat] = Field(description="share of the samples, by the name of each source")
 
 
 class DataConfig(Section):
     """Tokenized shards (prefixes of `.bin`/`.idx`), the tokenizer that made them, and how samples are cut."""
 
-    train: str = Field(description="prefix of the training shard")
-    validation: str = Field(default="", description="prefix of the validation shard; empty: no validation")
-    tokenizer: str = Field(description="folder with tokenizer.json")
+    train: str = Field(default="", description="prefix of the training shard, or a pattern of several: one source")
+    validation: str = Field(default="", description="prefix or pattern of the validation shards; empty: none")
+    sources: tuple[SourceConfig, ...] = Field(
+        default=(), strict=False, description="instead of train and validation: several sources, blended"
+    )
+    mix: tuple[MixConfig, ...] = Field(default=(), strict=False, description="weights of later parts of the run")
+    tokenizer: str = Field(description="folder with tokenizer.json or tokenizer.model")
     sequence: PositiveInt = Field(description="tokens a sample is trained on")
+    packing: Literal["concatenate", "best-fit"] = Field(
+        default="concatenate", description="documents cut where a sample is full, or whole where they fit"
+    )
     seed: NonNegativeInt = Field(default=1234, description="of the order of samples and the FIM cuts")
+    workers: NonNegativeInt = Field(default=0, description="processes of each rank that make micro-batches ahead")
     document_mask: bool = Field(
         default=False, description="attention stays inside a document, and positions start again with each"
     )
     fim: FimConfig = FimConfig()
+
+    @property
+    def blended(self) -> tuple[SourceConfig, ...]:
+        """The sources, also where there is only one."""
+        return self.sources or (SourceConfig(name="train", shards=self.train, validation=self.validation),)
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether any source has validation shards."""
+        return any(source.validation for source in self.blended)
 
 
 class LossScaleConfig(Section):

@@ -6,27 +6,33 @@ to rank j % dp as its (j // dp)-th; so a change of dp moves micro-batches betwee
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Protocol
 
 from megacode.data.errors import DataError
 from megacode.data.microbatch import MicroBatch, micro_batch_of
-from megacode.data.sampler import SampleStream
-from megacode.data.shuffle import ShuffledStream
+from megacode.data.stream.sample import Sample
+
+
+class Samples(Protocol):
+    """Anything that has a sample for every number from 0 on."""
+
+    def sample(self, index: int) -> Sample:
+        """Return sample number `index`, the same one at every call."""
 
 
 class BatchPlan:
     """`stream` cut into global batches; `rows` sequences a micro-batch, `global_batch` sequences a step.
 
-    `end_of_text`, where given, is the token whose documents each micro-batch keeps apart.
+    `keeps_documents_apart`: micro-batches say where documents end, and attention stays inside them.
     """
 
     def __init__(
         self,
-        stream: SampleStream | ShuffledStream,
+        stream: Samples,
         micro_batch: int,
         global_batch: int,
         dp: int,
-        end_of_text: int | None = None,
+        keeps_documents_apart: bool = False,
     ) -> None:
         """Raises DataError unless `global_batch` is a multiple of `micro_batch` x `dp`, all at least 1."""
         for name, value in (("micro_batch", micro_batch), ("global_batch", global_batch), ("dp", dp)):
@@ -43,7 +49,7 @@ class BatchPlan:
         self.rows = micro_batch
         self.global_batch = global_batch
         self.dp = dp
-        self.end_of_text = end_of_text
+        self.keeps_documents_apart = keeps_documents_apart
         self.micro_batches_per_rank = global_batch // each
 
     def sample_indices(self, step: int, dp_rank: int, index: int) -> range:
@@ -58,5 +64,5 @@ class BatchPlan:
 
     def micro_batch(self, step: int, dp_rank: int, index: int) -> MicroBatch:
         """Return micro-batch `index` (0 <= index < micro_batches_per_rank) of `dp_rank` at `step`."""
-        samples = np.stack([self.stream.sample(n) for n in self.sample_indices(step, dp_rank, index)])
-        return micro_batch_of(samples, self.end_of_text)
+        samples = [self.stream.sample(n) for n in self.sample_indices(step, dp_rank, index)]
+        return micro_batch_of(samples, self.keeps_documents_apart)

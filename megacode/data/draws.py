@@ -12,6 +12,8 @@ import numpy as np
 PERMUTATION = 1
 INFILL = 2
 SHUFFLE = 3
+BLEND = 4
+SHIFT = 5
 
 _WORD = 1 << 64
 

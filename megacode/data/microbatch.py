@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+
+from megacode.data.stream.sample import Sample
 
 
 @dataclass(frozen=True)
@@ -29,24 +32,22 @@ class MicroBatch:
         return MicroBatch(*(tensor.to(device, non_blocking=True) for tensor in tensors), documents=self.documents)
 
 
-def micro_batch_of(samples: np.ndarray, end_of_text: int | None = None) -> MicroBatch:
-    """Return the micro-batch of `samples` int64 [b, s + 1]; every target weighs 1, as StarCoder was trained.
+def micro_batch_of(samples: Sequence[Sample], keep_documents_apart: bool = False) -> MicroBatch:
+    """Return the micro-batch of b samples of s + 1 tokens.
 
-    With `end_of_text` the documents that end with this token are kept apart: positions start again after each. Its own
-    target stays the first token of what follows.
+    With `keep_documents_apart` attention stays inside the documents, and positions start again with each. The loss
+    does not change: a document's last token still predicts the first of what follows.
     """
-    rows = torch.from_numpy(samples)
+    rows = torch.from_numpy(np.stack([sample.tokens for sample in samples]))
     tokens, targets = rows[:, :-1].contiguous(), rows[:, 1:].contiguous()
-    weights = torch.ones(tokens.shape, dtype=torch.float32)
-    if end_of_text is None:
+    weights = torch.from_numpy(np.stack([sample.weights[1:] for sample in samples]))
+    if not keep_documents_apart:
         return MicroBatch(tokens, targets, weights, torch.arange(tokens.shape[1]).expand_as(tokens).contiguous())
-    documents = document_lengths(samples[:, :-1], end_of_text)
+    documents = tuple(length for sample in samples for length in _without_last_token(sample.lengths))
     positions = torch.cat([torch.arange(length) for length in documents]).view_as(tokens)
     return MicroBatch(tokens, targets, weights, positions, documents)
 
 
-def document_lengths(tokens: np.ndarray, end_of_text: int) -> tuple[int, ...]:
-    """Lengths, row after row, of the documents in `tokens` int64 [b, s]: each ends with `end_of_text` or its row."""
-    is_last = tokens == end_of_text
-    is_last[:, -1] = True
-    return tuple(np.diff(np.flatnonzero(is_last), prepend=-1).tolist())
+def _without_last_token(lengths: tuple[int, ...]) -> list[int]:
+    """Return the lengths in tokens of a sample's documents, less its last token, which is only predicted."""
+    return [*lengths[:-1], *([lengths[-1] - 1] if lengths[-1] > 1 else [])]

@@ -108,7 +108,8 @@ def _figures(inputs: ReportInputs, run: History, entropy: float | None) -> list[
         Figure("tokens trained on", _count(int(tokens[-1][1]) if tokens else None), _steps(run)),
         _last("training loss", run.curve("loss"), entropy),
         _last("validation, left to right", run.validation_curve("left_to_right"), entropy),
-        _last("validation, fill in the middle", run.validation_curve("fim"), entropy),
+        _last("validation, PSM", run.validation_curve("psm"), entropy),
+        _last("validation, SPM", run.validation_curve("spm"), entropy),
         Figure("unigram entropy", "" if entropy is None else f"{entropy:.3f}", "nats a token, to beat"),
     ]
     return [figure for figure in found if figure.value]

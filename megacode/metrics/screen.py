@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 PHASES = ("data", "compute", "reduce", "optimizer")
+VALIDATIONS = MappingProxyType({"left_to_right": "left to right", "psm": "PSM", "spm": "SPM"})
 
 
 def render_step(row: Mapping[str, Any], steps: int | None = None) -> str:
@@ -29,8 +31,8 @@ def render_step(row: Mapping[str, Any], steps: int | None = None) -> str:
 
 
 def render_validation(row: Mapping[str, Any], steps: int | None = None) -> str:
-    """The line of a `validation` row: the loss on plain and on fill-in-the-middle samples, nats per token."""
-    losses = f"left to right {_number(row, 'left_to_right', '.4f')}  fim {_number(row, 'fim', '.4f')}"
+    """The line of a `validation` row: the loss left to right and filling in the middle, nats per token."""
+    losses = "  ".join(f"{name} {_number(row, key, '.4f')}" for key, name in VALIDATIONS.items())
     return f"{_step(row, steps)}  validation  {losses}"
 
 

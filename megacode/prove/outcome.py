@@ -18,7 +18,8 @@ from megacode.parallel.groups import Connector, joined_world, single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
-from megacode.train.assemble import Feed, Run, assemble, join_groups
+from megacode.train.assemble import Run, assemble, join_groups
+from megacode.train.feed import Feed
 from megacode.train.kernels import choose_kernels
 from megacode.train.step import train_step
 

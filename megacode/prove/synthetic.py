@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from megacode.config.schema import RunConfig
 from megacode.data.batches import BatchPlan
+from megacode.data.stream.sample import Sample, unweighted
 
 END_OF_TEXT = 0
 DOCUMENTS_PER_SAMPLE = 4
@@ -22,17 +21,26 @@ class RandomTokens:
     def __init__(self, vocab: int, sequence: int, has_documents: bool = False) -> None:
         self.vocab, self.sequence, self.has_documents = vocab, sequence, has_documents
 
-    def sample(self, index: int) -> np.ndarray:
-        """int64 [sequence + 1]."""
+    def sample(self, index: int) -> Sample:
+        """Return sample number `index`."""
         random = np.random.default_rng(index)
         tokens = random.integers(self.vocab, size=self.sequence + 1)
-        if self.has_documents:
-            tokens[random.random(tokens.size) < DOCUMENTS_PER_SAMPLE / self.sequence] = END_OF_TEXT
-        return tokens
+        if not self.has_documents:
+            return unweighted(tokens)
+        ends = random.random(tokens.size) < DOCUMENTS_PER_SAMPLE / self.sequence
+        tokens[ends] = END_OF_TEXT
+        return unweighted(tokens, document_lengths(tokens))
+
+
+def document_lengths(tokens: np.ndarray) -> tuple[int, ...]:
+    """Return the lengths of the documents in `tokens` [n]: each ends with END_OF_TEXT or with the last token."""
+    is_last = tokens == END_OF_TEXT
+    is_last[-1] = True
+    return tuple(np.diff(np.flatnonzero(is_last), prepend=-1).tolist())
 
 
 def synthetic_plan(config: RunConfig) -> BatchPlan:
     """The batches of `config`'s training steps, of made-up tokens."""
-    tokens: Any = RandomTokens(config.model.vocab, config.data.sequence, config.data.document_mask)
-    end_of_text = END_OF_TEXT if config.data.document_mask else None
-    return BatchPlan(tokens, config.train.micro_batch, config.train.global_batch, config.parallel.dp, end_of_text)
+    data, train = config.data, config.train
+    tokens = RandomTokens(config.model.vocab, data.sequence, data.document_mask)
+    return BatchPlan(tokens, train.micro_batch, train.global_batch, config.parallel.dp, data.document_mask)

@@ -11,13 +11,8 @@ import torch
 
 from megacode.config.schema import RunConfig
 from megacode.data.batches import BatchPlan
-from megacode.data.errors import DataError
-from megacode.data.fim import FimPolicy
 from megacode.data.microbatch import MicroBatch
-from megacode.data.sampler import SampleStream, validation_stream
-from megacode.data.shuffle import ShuffledStream
-from megacode.data.sidecar import open_shard
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.prefetch import Prefetcher
 from megacode.kernels.dispatch import Implementations
 from megacode.layers.dropout import Draw
 from megacode.layers.forward_pass import ForwardPass
@@ -29,16 +24,8 @@ from megacode.parallel.groups import Connector, Groups, make_groups
 from megacode.pipeline.links import Links
 from megacode.pipeline.runner import Observer, Runner
 from megacode.plan.stages import placement_of
+from megacode.train.feed import Feed
 from megacode.train.files import RunFolder
-
-
-@dataclass(frozen=True)
-class Feed:
-    """The batches of a run: `train`, and one frozen plan for each kind of validation loss."""
-
-    train: BatchPlan
-    validation: dict[str, BatchPlan]
-    tokenizer: str
 
 
 @dataclass(frozen=True)
@@ -53,20 +40,18 @@ class Run:
     runner: Runner
     schedule: Schedule
     feed: Feed
+    prefetcher: Prefetcher
     folder: RunFolder
     device: torch.device
 
-    def batches(self, plan: BatchPlan, step_index: int) -> Sequence[MicroBatch]:
+    def batches(self, source: Prefetcher, step_index: int) -> Sequence[MicroBatch]:
         """This rank's micro-batches of step `step_index` (from 0), on its device.
 
         Inner stages have them only where attention must know the documents.
         """
-        if not (self.stage.has_an_end or plan.end_of_text is not None):
+        if not (self.stage.has_an_end or source.plan.keeps_documents_apart):
             return ()
-        return [
-            plan.micro_batch(step_index, self.groups.coords.dp, index).to(self.device)
-            for index in range(plan.micro_batches_per_rank)
-        ]
+        return [batch.to(self.device) for batch in source.step(step_index)]
 
     def passes(self, plan: BatchPlan, batches: Sequence[MicroBatch], step: int | None) -> Sequence[ForwardPass]:
         """The forward passes over `batches` in training step `step` (from 1), or in an evaluation (None)."""
@@ -86,38 +71,6 @@ class Run:
     def forward_schedule(self, plan: BatchPlan) -> Schedule:
         """The forward passes over one step of a validation plan."""
         return forward_only(placement_of(self.config.parallel), plan.micro_batches_per_rank)
-
-
-def open_feed(config: RunConfig) -> Feed:
-    """Open the shards and the tokenizer. Raises DataError where they are damaged or don't belong together."""
-    data, train, dp = config.data, config.train, config.parallel.dp
-    tokenizer = Tokenizer.load(data.tokenizer)
-    if tokenizer.vocab_size > config.model.vocab:
-        raise DataError(
-            f"{data.tokenizer}: has {tokenizer.vocab_size} tokens, model.vocab is {config.model.vocab}; "
-            "raise model.vocab, or train a smaller tokenizer"
-        )
-    policy = FimPolicy(data.fim.rate, data.fim.spm_rate) if data.fim.rate > 0.0 else None
-    end_of_text = tokenizer.end_of_text if data.document_mask else None
-    stream = ShuffledStream(
-        SampleStream(open_shard(data.train, tokenizer), data.sequence, data.seed, policy, tokenizer)
-    )
-    validation: dict[str, BatchPlan] = {}
-    if data.validation:
-        reader = open_shard(data.validation, tokenizer)
-        kinds = {"left_to_right": None, "fim": FimPolicy(1.0, data.fim.spm_rate)}
-        validation = {
-            kind: BatchPlan(
-                ShuffledStream(validation_stream(reader, data.sequence, tokenizer, fim)),
-                train.micro_batch,
-                train.validate_sequences,
-                dp,
-                end_of_text,
-            )
-            for kind, fim in kinds.items()
-        }
-    plan = BatchPlan(stream, train.micro_batch, train.global_batch, dp, end_of_text)
-    return Feed(plan, validation, tokenizer.fingerprint)
 
 
 def join_groups(config: RunConfig, rank: int, connector: Connector | None) -> Groups:
@@ -146,6 +99,7 @@ def assemble(
         runner=Runner(stage, Links(groups, message, stage.dtype, device), observe),
         schedule=make_schedule(config.parallel.schedule, placement_of(config.parallel), config.micro_batches),
         feed=feed,
+        prefetcher=Prefetcher(feed.train, groups.coords.dp, config.data.workers, config.train.steps),
         folder=RunFolder(Path(config.checkpoint.folder)),
         device=device,
     )

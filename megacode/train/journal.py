@@ -24,9 +24,12 @@ class Journal:
         self._config, self._log = config, MetricsLog(folder.metrics)
         self._flops = flops_per_token(config.model, config.data.sequence)
 
-    def start(self, steps_done: int, kernels: Implementations, entropy: float | None) -> None:
+    def start(
+        self, steps_done: int, kernels: Implementations, epochs: Mapping[str, float], entropy: float | None
+    ) -> None:
         """Say what is about to run, and drop rows of steps that will be done again.
 
+        `epochs`: how often the whole run reads each source.
         `entropy`: of the validation tokens' frequencies, nats per token; the loss of a model that knows only those.
         """
         config = self._config
@@ -39,6 +42,7 @@ class Journal:
             "layout": summary.layout,
             "parameters": summary.parameters,
             "unigram_entropy": entropy,
+            "epochs": dict(epochs),
             "kernels": dict(kernels.name_by_op),
         }
         self._log.append(row)
@@ -47,6 +51,8 @@ class Journal:
             sorted(kernels.name_by_op, key=kernels.name_by_op.__getitem__), kernels.name_by_op.get
         ):
             console.say(f"{name}: {', '.join(ops)}")
+        if epochs:
+            console.say("epochs of the whole run: " + ", ".join(f"{name} {n:.3g}" for name, n in epochs.items()))
         if entropy is not None:
             console.say(f"unigram entropy of the validation tokens: {entropy:.3f} nats a token")
         console.say(f"resuming after step {steps_done}" if steps_done else "starting at step 0")

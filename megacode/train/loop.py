@@ -15,8 +15,9 @@ from megacode.data.entropy import unigram_entropy
 from megacode.kernels.dispatch import Implementations
 from megacode.parallel.collectives import barrier
 from megacode.parallel.groups import Groups, joined_world
-from megacode.train.assemble import Feed, Run, assemble, join_groups, open_feed
+from megacode.train.assemble import Run, assemble, join_groups
 from megacode.train.device import claim_device
+from megacode.train.feed import Feed, open_feed
 from megacode.train.journal import Journal
 from megacode.train.kernels import choose_kernels
 from megacode.train.place import Place
@@ -52,7 +53,7 @@ def _train_in_world(
     done = resume(run)
     _on_rank_0(groups, lambda: _open_folder(run))
     if journal:
-        journal.start(done, kernels, _entropy(feed))
+        journal.start(done, kernels, feed.epochs, _entropy(feed))
     finished = _steps(run, done, recorder, journal, stop)
     _on_rank_0(groups, lambda: (run.folder.finished if finished else run.folder.stopped).touch())
     barrier(groups.world)
@@ -101,8 +102,7 @@ def _check_world(config: RunConfig, place: Place) -> None:
 
 
 def _entropy(feed: Feed) -> float | None:
-    plan = feed.validation.get("left_to_right")
-    return unigram_entropy(plan.stream.reader) if plan else None
+    return unigram_entropy(feed.validation_shards) if feed.validation_shards else None
 
 
 def _on_rank_0(groups: Groups, act: Callable[[], None]) -> None:

@@ -56,7 +56,7 @@ class Clock:
 def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
     """Do optimizer step `step` (from 1): schedule, reduction, norm, update. Every rank calls it."""
     clock, optimizer = Clock(), run.optimizer
-    batches = run.batches(run.feed.train, step - 1)
+    batches = run.batches(run.prefetcher, step - 1)
     scaling = optimizer.scaling.scale
     scale = loss_scale(run, [batch.weights for batch in batches], scaling)
     clock.phase("data")
@@ -91,13 +91,14 @@ def train_step(run: Run, step: int, stop_asked: bool) -> StepReport:
 def loss_scale(run: Run, weights: list[Tensor], scaling: float = 1.0) -> Callable[[], Tensor]:
     """What returns `scaling` over the sum of all targets' weights in the global batch, fp32 scalar.
 
-    The sum begins now and is waited for when it is asked for. 1 on inner stages, which see no targets.
+    The sum begins now and is waited for when it is asked for. 1 on inner stages, which see no targets. Weights are 0
+    or 1: a batch in which nothing counts has the loss 0.
     """
     if not weights:
         return lambda: torch.ones((), device=run.device)
     own = torch.stack([weight.sum() for weight in weights]).sum()
     arriving = start_all_sum_(own, run.groups.dp)
-    return cache(lambda: scaling / arriving.wait())
+    return cache(lambda: scaling / arriving.wait().clamp(min=1.0))
 
 
 def sum_of(losses: list[Tensor], device: torch.device) -> Tensor:

@@ -13,7 +13,8 @@ from megacode.kernels.dispatch import choose
 from megacode.parallel.groups import single_rank
 from megacode.pipeline.runner import observe_nothing
 from megacode.prove.synthetic import synthetic_plan
-from megacode.train.assemble import Feed, assemble
+from megacode.train.assemble import assemble
+from megacode.train.feed import Feed
 from megacode.train.step import train_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -29,7 +29,7 @@ def backward(config: Any, is_held_back: bool) -> tuple[dict[str, Tensor], dict[s
     run.optimizer.begin(2)
     before: dict[str, Tensor] = {}
     for index in range(2):
-        batch = run.batches(run.feed.train, 0)[index]
+        batch = run.batches(run.prefetcher, 0)[index]
         forward_pass, (chunk,) = ForwardPass(Draw(1, 1, index)), stage.chunks
         x = chunk(chunk.embed(batch.tokens, batch.positions, forward_pass.draw), forward_pass)
         gradient = torch.randn(x.shape, generator=torch.Generator().manual_seed(index))

@@ -22,7 +22,7 @@ from megacode.model.chunk import Chunk
 from megacode.prove.outcome import assemble_synthetic, compute
 from megacode.prove.ranks import run_ranks
 from megacode.prove.synthetic import synthetic_plan
-from megacode.train.assemble import open_feed
+from megacode.train.feed import open_feed
 
 MODELS: list[dict[str, Any]] = [
     {"kv_heads": 1},
@@ -135,11 +135,11 @@ def test_runs_on_files_keep_documents_apart(tmp_path: Path) -> None:
         )
         config = config.model_copy(update={"data": config.data.model_copy(update={"document_mask": mask})})
         feed = open_feed(config)
-        ends = {plan.end_of_text for plan in (feed.train, *feed.validation.values())}
-        assert len(feed.validation) == 2 and ends == {tokenizer.end_of_text if mask else None}
+        plans = [feed.train, *feed.validation["train"].values()]
+        assert len(plans) == 4 and all(plan.keeps_documents_apart == mask for plan in plans)
         run_ranks(config.parallel.world_size, train_rank, config)
         (validation,) = rows(tmp_path / label, "validation")
         training = [row["loss"] for row in rows(tmp_path / label)]
-        told[label] = [*training, validation["left_to_right"], validation["fim"]]
+        told[label] = [*training, *(validation[kind] for kind in ("left_to_right", "psm", "spm"))]
     np.testing.assert_allclose(told["six"], told["one"], rtol=1e-5)
     assert not np.isclose(told["crossing"], told["one"], rtol=1e-5).any()

@@ -52,7 +52,7 @@ def train_batch(run, step: int) -> None:
     """Accumulate the gradients of one global batch."""
     from megacode.pipeline.runner import Work
 
-    batches = run.batches(run.feed.train, step - 1)
+    batches = run.batches(run.prefetcher, step - 1)
     tokens = sum(batch.weights.sum() for batch in batches)
     run.runner.run(run.schedule, Work(batches, [ForwardPass()] * len(batches), lambda: 1.0 / tokens))
 

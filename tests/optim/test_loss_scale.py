@@ -66,7 +66,7 @@ def test_fp16_steps_are_those_of_grad_scaler() -> None:
         for spec, parameter in theirs.stage.specs():
             parameter.data.copy_(leaves[spec.name][1].data)
         theirs.optimizer.gradients.zero()
-        batches = theirs.batches(theirs.feed.train, step - 1)
+        batches = theirs.batches(theirs.prefetcher, step - 1)
         scale = scaler.get_scale() / sum(batch.weights.sum() for batch in batches)
         theirs.runner.run(theirs.schedule, Work(batches, [ForwardPass()] * len(batches), lambda by=scale: by))
         for name, (_, leaf) in leaves.items():

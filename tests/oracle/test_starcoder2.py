@@ -40,7 +40,7 @@ def test_loss_and_gradients_are_those_of_transformers(window: int | None, tied: 
     with torch.no_grad():
         for spec, parameter in run.stage.specs():
             parameter.copy_(weights[spec.name])
-    batches = run.batches(run.feed.train, 0)
+    batches = run.batches(run.prefetcher, 0)
     work = Work(batches[:1], [ForwardPass()], lambda: 1.0 / batches[0].weights.sum())
     (loss,) = run.runner.run(make_schedule("1f1b", Placement(1), 1), work)
 

@@ -63,7 +63,7 @@ def _watch_rank(rank: int, world_size: int, init_method: str, config: RunConfig,
     with joined_world("gloo", rank, world_size, config.launch.timeout_seconds, init_method) as connector:
         run = assemble_synthetic(config, rank, connector)
         run = dataclasses.replace(
-            run, feed=dataclasses.replace(run.feed, validation={"made up": synthetic_plan(config)})
+            run, feed=dataclasses.replace(run.feed, validation={"made up": {"made up": synthetic_plan(config)}})
         )
         seen.planned = [str(action) for action in run.schedule.stages[run.stage.index]]
         seen.tied_group = run.groups.tied.size
