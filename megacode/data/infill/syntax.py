@@ -65,14 +65,15 @@ class SyntaxCuts:
 
 
 def _siblings(node: Any, low: int, high: int) -> tuple[int, int] | None:
-    """Return the bytes of the fewest neighbouring children that hold `low` .. `high`; None where none do."""
+    """Return the bytes of the children that `low` .. `high` touches, of the smallest node that holds them all."""
     found = None
     while node is not None:
         touched = [child for child in node.children if child.end_byte > low and child.start_byte < max(high, low + 1)]
-        if not touched or touched[0].start_byte > low or touched[-1].end_byte < high:
-            return found
+        if not touched:
+            break
         found = touched[0].start_byte, touched[-1].end_byte
-        node = touched[0] if len(touched) == 1 and touched[0].child_count else None
+        holds = len(touched) == 1 and found[0] <= low and high <= found[1]
+        node = touched[0] if holds else None
     return found
 
 
