@@ -35,7 +35,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_validation_is_split_by_kind(undisturbed: Path) -> None:
     validations = rows(undisturbed, "validation")
     assert [row["step"] for row in validations] == [8, 16]
-    assert all(row["left_to_right"] != row["fim"] for row in validations)
+    assert all(len({row["left_to_right"], row["psm"], row["spm"]}) == 3 for row in validations)
     assert validations[1]["left_to_right"] < validations[0]["left_to_right"]
 
 

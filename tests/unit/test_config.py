@@ -292,3 +292,63 @@ def test_what_a_checkpoint_keeps_is_accepted_again(overrides: tuple[str, ...]) -
     lr_min = ("optim.lr_min=0.0",) if "constant" in overrides[0] else ()
     config = load_config(run, [*overrides, *lr_min])
     assert parse_config(config.model_dump(mode="json"), "dump") == config
+
+
+SOURCES = [{"name": "python", "shards": "code/python-*", "weight": 2.0}, {"name": "java", "shards": "j", "weight": 1.0}]
+
+
+def test_a_blend_and_what_it_is_short_for() -> None:
+    config = parse_config(_with(data__train=None, data__sources=SOURCES), "run.toml")
+    assert [source.name for source in config.data.blended] == ["python", "java"] and not config.data.has_validation
+    (alone,) = parse_config(_with(data__validation="v"), "run.toml").data.blended
+    assert (alone.shards, alone.validation, alone.weight) == ("shards/train", "v", None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "told"),
+    [
+        ({"data__train": None}, "data.train", "is missing; name the training shard, or several sources"),
+        ({"data__sources": SOURCES}, "data.train", "has no effect beside data.sources"),
+        ({"data__train": None, "data__sources": SOURCES, "data__validation": "v"}, "data.validation", "no effect"),
+        ({"data__train": None, "data__sources": SOURCES[:1] * 2}, "data.sources", "must have different names"),
+        (
+            {"data__train": None, "data__sources": [SOURCES[0], {"name": "java", "shards": "j"}]},
+            "data.sources",
+            "has weights for python only; give each a weight, or none",
+        ),
+        ({"data__mix": [{"from_tokens": 9999, "weights": {"a": 1.0}}]}, "data.mix", "without several data.sources"),
+        (
+            {
+                "data__train": None,
+                "data__sources": SOURCES,
+                "data__mix": [{"from_tokens": 9999, "weights": {"python": 1.0}}],
+            },
+            "data.mix.0.weights",
+            "must name every source: java, python; 0 leaves one out",
+        ),
+        (
+            {
+                "data__train": None,
+                "data__sources": SOURCES,
+                "data__mix": [{"from_tokens": 9999, "weights": {"python": 0.0, "java": 0.0}}],
+            },
+            "data.mix.0.weights",
+            "must not all be 0",
+        ),
+        (
+            {
+                "data__train": None,
+                "data__sources": SOURCES,
+                "data__mix": [{"from_tokens": tokens, "weights": {"python": 0.0, "java": 1.0}} for tokens in (9999, 5)],
+            },
+            "data.mix",
+            "must be at least a sample after 9999",
+        ),
+        ({"data__fim": {"rate": 0.0, "cut": "syntax"}}, "data.fim.cut", "has no effect with data.fim.rate = 0"),
+        ({"data__fim": {"spm_rate": 0.0, "spm": "v1"}}, "data.fim.spm", "has no effect with data.fim.spm_rate = 0"),
+        ({"data__fim": {"repository_rate": 1.5}}, "data.fim.repository_rate", "less than or equal to 1"),
+    ],
+)
+def test_mistakes_in_the_data_section(changes: dict[str, Any], field: str, told: str) -> None:
+    problems = _problems(**changes)
+    assert set(problems) == {field} and told in problems[field]

@@ -166,18 +166,18 @@ def test_lines_stand_under_each_other() -> None:
 
 def test_a_row_with_gaps_still_renders() -> None:
     assert "loss     nan" in render_step({"kind": "step", "step": 1, "loss": None})
-    line = render_validation({"kind": "validation", "step": 100, "left_to_right": 4.4, "fim": None}, 200)
-    assert line == "step 100/200  validation  left to right 4.4000  fim nan"
+    line = render_validation({"kind": "validation", "step": 100, "left_to_right": 4.4, "psm": None}, 200)
+    assert line == "step 100/200  validation  left to right 4.4000  PSM nan  SPM nan"
 
 
 def test_history_sorts_rows_and_leaves_gaps_out() -> None:
     rows = [{"kind": "start", "parameters": 5}, *({**STEP, "step": step, "loss": None} for step in (1, 2)), STEP]
-    rows += [{"kind": "start"}, {"kind": "validation", "step": 2, "fim": 2.0}, {"kind": "unknown"}]
+    rows += [{"kind": "start"}, {"kind": "validation", "step": 2, "psm": 2.0}, {"kind": "unknown"}]
     run = history(rows)
     assert (len(run.starts), len(run.steps), len(run.validations)) == (2, 3, 1)
     assert run.started_with("parameters") == 5
     assert run.curve("loss") == ((120, 4.23456),)
-    assert run.validation_curve("fim") == ((2, 2.0),)
+    assert run.validation_curve("psm") == ((2, 2.0),)
     assert run.median("tokens_per_second") == 12_345.6
     assert run.phase_shares() == pytest.approx(
         {"data": 0.004, "compute": 0.8, "reduce": 0.1, "optimizer": 0.05, "other": 0.046}

@@ -78,7 +78,7 @@ def _write_run(folder: Path) -> None:
             seconds = {"data": 0.1, "compute": 0.7, "reduce": 0.1, "optimizer": 0.1, "total": 1.0}
             row = {"kind": "step", "step": step, "loss": 8 - step / 50, "tokens": step * 8192, "seconds": seconds}
             log.append({**row, "tokens_per_second": 9000.0 + step, "tflops_per_rank": 0.5, "mfu": None})
-        log.append({"kind": "validation", "step": 200, "left_to_right": 4.25, "fim": 4.75})
+        log.append({"kind": "validation", "step": 200, "left_to_right": 4.25, "psm": 4.75, "spm": 4.5})
     (folder / "timeline.json").write_text(json.dumps(_timeline(2, 16)))
     reasons = [{"reason": "a line over 1000 characters", "documents": 17, "samples": ["a.py"]}]
     step = {"step": "filters", "documents_in": 1200, "kept": 1183, "dropped": 17, "bytes_kept": 4_560_000}
@@ -127,7 +127,8 @@ def test_key_figures(full: str) -> None:
         "tokens trained on 1,638,400 in 200 steps",
         "training loss 4.000 2.500 below unigram",
         "validation, left to right 4.250 2.250 below unigram",
-        "validation, fill in the middle 4.750 1.750 below unigram",
+        "validation, PSM 4.750 1.750 below unigram",
+        "validation, SPM 4.500 2.000 below unigram",
         "unigram entropy 6.500",
     ):
         assert told in words
