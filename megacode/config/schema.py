@@ -151,7 +151,9 @@ class DataConfig(Section):
     @property
     def blended(self) -> tuple[SourceConfig, ...]:
         """The sources, also where there is only one."""
-        return self.sources or (SourceConfig(name="train", shards=self.train, validation=self.validation),)
+        if self.sources or not self.train:
+            return self.sources
+        return (SourceConfig(name="train", shards=self.train, validation=self.validation),)
 
     @property
     def has_validation(self) -> bool:
