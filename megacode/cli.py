@@ -17,6 +17,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from megacode import console
+from megacode.cli_data import data_app
 from megacode.errors import MegacodeError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -24,6 +25,7 @@ tokenizer_app = typer.Typer(no_args_is_help=True, help="Make or import a tokeniz
 app.add_typer(tokenizer_app, name="tokenizer")
 kernels_app = typer.Typer(no_args_is_help=True, help="What the Triton kernels compile to, and how they run on a GPU.")
 app.add_typer(kernels_app, name="kernels")
+app.add_typer(data_app, name="data")
 
 RunFile = Annotated[Path, typer.Argument(help="the run's TOML file", metavar="RUN.toml")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value", metavar="[KEY=VALUE]...")]  # noqa: UP045
@@ -57,62 +59,106 @@ def check(run: RunFile, overrides: Overrides = None, as_json: AsJson = False) ->
 
 @app.command()
 def prepare(
-    out: Out,
+    configuration: Annotated[Optional[list[str]], typer.Argument(metavar="[PREPARE.toml] [KEY=VALUE]...")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="folder to write; stands before output.folder")] = None,  # noqa: UP045
     source: Annotated[Optional[Path], typer.Option(help="folder of code, or .jsonl[.gz|.zst] / .parquet")] = None,  # noqa: UP045
-    validation_share: Annotated[float, typer.Option(help="share of documents kept for validation")] = 0.03,
+    validation_share: Annotated[Optional[float], typer.Option(help="stands before split.validation_share")] = None,  # noqa: UP045
+    wait: Annotated[
+        bool, typer.Option("--wait", help="with executor.kind=slurm: until the last job has ended")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Collect source files, filter, drop exact and near duplicates, and split train from validation.
+    """Collect documents, filter, drop duplicates, redact, decontaminate, format, and split train from validation.
 
-    Without --source, reads the standard library of the running interpreter.
+    Without PREPARE.toml and --source, reads the standard library of the running interpreter. Started again after any
+    end, it goes on; the result is the same.
     """
-    from megacode.data.prepare import PrepareOptions, prepare, render_report
+    from megacode.config.prepare_load import load_prepare
+    from megacode.data.prepare import Submitted, options_from, prepare, render_report
 
-    report = prepare(PrepareOptions(source or Path(sysconfig.get_path("stdlib")), out, validation_share))
+    words = configuration or []
+    file = Path(words.pop(0)) if words and "=" not in words[0] else None
+    given: dict[str, Any] = {"output.folder": out and str(out), "split.validation_share": validation_share}
+    if source or not file:
+        given["sources"] = [{"path": str(source or sysconfig.get_path("stdlib"))}]
+    given = {key: value for key, value in given.items() if value is not None}
+    report = prepare(options_from(load_prepare(file, words, given).tables()), wait)
     if as_json:
         console.result_json(asdict(report))
+    elif isinstance(report, Submitted):
+        console.result(f"submitted {' '.join(report.jobs)}; the last one writes the manifest; logs in {report.folder}")
     else:
         console.result("\n".join(render_report(report)))
 
 
 @tokenizer_app.command("train")
 def train_tokenizer(
-    documents: Annotated[Path, typer.Argument(help="prepared documents, .jsonl.zst")],
+    documents: Annotated[list[Path], typer.Argument(help="prepared documents: .jsonl.zst files, or their folder")],
     out: Out,
     vocab_size: Annotated[int, typer.Option(help="tokens, sentinels included")] = 49152,
     family: Annotated[str, typer.Option(help="whose sentinels: starcoder or starcoder2")] = "starcoder",
+    kind: Annotated[str, typer.Option(help="bpe, sentencepiece-unigram or sentencepiece-bpe")] = "bpe",
 ) -> None:
-    """Train byte-level BPE with the sentinels of StarCoder or StarCoder2."""
+    """Train a tokenizer with the sentinels of StarCoder or StarCoder2."""
     from megacode.data.tokenizer_training import train_on_documents
 
-    tokenizer, reused = train_on_documents(documents, out, vocab_size, family)
+    tokenizer, reused = train_on_documents(documents, out, vocab_size, family, kind)
     console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}" + " (reused)" * reused)
 
 
 @tokenizer_app.command("import")
-def import_tokenizer(source: Annotated[Path, typer.Argument(help="tokenizer.json or its folder")], out: Out) -> None:
-    """Check a ready tokenizer.json and copy it into a folder that runs can use."""
+def import_tokenizer(
+    source: Annotated[Path, typer.Argument(help="tokenizer.json, a SentencePiece .model, or a folder with one")],
+    out: Out,
+) -> None:
+    """Check a ready tokenizer and copy it into a folder that runs can use."""
     from megacode.data.tokenizer import import_tokenizer
 
     tokenizer = import_tokenizer(source, out)
     console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}")
+    if tokenizer.missing_bytes:
+        console.say(f"{len(tokenizer.missing_bytes)} of the 256 bytes have no token: see `megacode tokenize --lossy`")
 
 
 @app.command()
 def tokenize(
-    documents: Annotated[Path, typer.Argument(help="prepared documents, .jsonl.zst")],
-    tokenizer: Annotated[Path, typer.Option(help="folder with tokenizer.json")],
-    prefix: Annotated[Path, typer.Option(help="shard to write: PREFIX.bin, .idx, .json")],
+    documents: Annotated[list[Path], typer.Argument(help="prepared documents: .jsonl.zst files, or their folder")],
+    tokenizer: Annotated[Path, typer.Option(help="folder with tokenizer.json or tokenizer.model")],
+    prefix: Annotated[Path, typer.Option(help="shards to write: PREFIX.bin, .idx, .json, .documents.parquet")],
+    by_language: Annotated[bool, typer.Option("--by-language", help="one shard for each: PREFIX-LANGUAGE")] = False,
+    most_tokens: Annotated[int, typer.Option(min=0, help="of a shard: PREFIX-00000, …; 0: one shard")] = 0,
+    lossy: Annotated[str, typer.Option(help="documents with bytes that have no token: drop or keep")] = "drop",
+    removal_list: Annotated[Optional[Path], typer.Option(help="documents to leave out, one a line")] = None,  # noqa: UP045
+    source: Annotated[str, typer.Option(help="what the shards say that they are from")] = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Turn documents into a shard in Megatron's .bin/.idx format."""
+    """Turn documents into shards in Megatron's .bin/.idx format."""
+    from megacode.data.removal_list import RemovalList, load_removal_list
     from megacode.data.tokenize import tokenize
     from megacode.data.tokenizer import Tokenizer
 
-    report = tokenize(documents, Tokenizer.load(tokenizer), prefix)
+    removed = load_removal_list(removal_list) if removal_list else RemovalList()
+    report = tokenize(
+        documents,
+        Tokenizer.load(tokenizer),
+        prefix,
+        by_language=by_language,
+        most_tokens=most_tokens,
+        lossy=lossy,
+        removed=removed,
+        source=source,
+    )
+    if as_json:
+        console.result_json(asdict(report))
+        return
     console.result(
         f"{prefix}: {report.documents:,} documents, {report.tokens:,} tokens, "
-        f"{report.bytes_per_token:.2f} bytes a token" + " (reused)" * report.reused
+        f"{report.bytes_per_token:.2f} bytes a token"
+        + f", {len(report.shards)} shards" * (len(report.shards) > 1)
+        + " (reused)" * report.reused
     )
+    for reason, count in report.dropped.items():
+        console.result(f"  {count:,} left out: {reason}")
 
 
 @app.command()

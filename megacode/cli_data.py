@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -91,30 +92,57 @@ def pack(
 @data_app.command()
 def verify(shards: Shards) -> None:
     """Read every byte of the shards and compare it with the checksums beside them."""
-    from megacode.data.verify_shard import verify_shard
+    from megacode.data.shard_check import verify_shard
 
+    problems = []
     for prefix in _prefixes(shards):
-        verify_shard(prefix)
-        console.result(f"{prefix}: sound")
+        found = verify_shard(prefix)
+        console.result("\n".join(found) if found else f"{prefix}: sound")
+        problems += found
+    if problems:
+        raise typer.Exit(1)
 
 
 @data_app.command()
 def remove(
     shards: Shards,
     removal_list: Annotated[Path, typer.Option("--list", help="ids, owner/name or paths of documents, one a line")],
+    who: Annotated[str, typer.Option(help="who asked for it, for the record")] = "",
+    why: Annotated[str, typer.Option(help="for which reason")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Take documents out of built shards: their tokens are overwritten, and training passes over their places."""
     from megacode.data.removal import remove_documents
     from megacode.data.removal_list import load_removal_list
 
-    asked = load_removal_list(removal_list)
-    reports = [remove_documents(prefix, asked) for prefix in _prefixes(shards)]
+    asked, today = load_removal_list(removal_list), date.today().isoformat()
+    reports = [remove_documents(prefix, asked, who=who, when=today, why=why) for prefix in _prefixes(shards)]
     if as_json:
         console.result_json([asdict(report) for report in reports])
         return
     for report in reports:
-        console.result(str(report))
+        completed = ", an interrupted removal completed" * report.resumed
+        console.result(
+            f"{report.prefix}: {report.documents:,} documents, {report.tokens:,} tokens removed; "
+            f"{report.removed:,} in all{completed}"
+        )
+
+
+@data_app.command()
+def bench(
+    run: RunFile,
+    overrides: Overrides = None,
+    documents: Annotated[
+        Path | None, typer.Option(help="prepared documents: tokenization and deduplication too")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast this machine makes batches, tokenizes and deduplicates, beside the libraries that others use."""
+    from megacode.config import load_config
+    from megacode.prove.data_bench.measure import measure, render
+
+    found = measure(load_config(run, overrides or []), documents)
+    console.result_json(found) if as_json else console.result(render(found))
 
 
 def _prefixes(patterns: list[str]) -> list[Path]:

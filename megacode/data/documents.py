@@ -61,13 +61,18 @@ def to_json(document: Document) -> str:
 
 
 def from_json(line: bytes | str) -> Document:
-    """Return the document of a line of `to_json`. Raises ValueError or TypeError for anything else."""
+    """Return the document of a line of `to_json`. Raises ValueError, TypeError or KeyError for anything else."""
     form = json.loads(line)
     if not isinstance(form, dict):
         raise TypeError(f"must be an object, is {type(form).__name__}")
-    parts = tuple((str(special), str(text)) for special, text in form.pop("parts", ()))
+    parts = tuple((special, text) for special, text in form.pop("parts", ()))
     content = "".join(text for _, text in parts) if parts else form.pop("content")
-    return Document(content=content, parts=parts, licenses=tuple(form.pop("licenses", ())), **form)
+    document = Document(content=content, parts=parts, licenses=tuple(form.pop("licenses", ())), **form)
+    texts = [document.id, document.path, document.language, document.content, document.repository, document.date]
+    texts += [document.kind, *document.licenses, *(special for special, _ in parts)]
+    if not all(isinstance(text, str) for text in texts) or type(document.stars) is not int:
+        raise TypeError("every field must be text, and stars a whole number")
+    return document
 
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:

@@ -6,6 +6,7 @@ vocabularies. The first five are shared; every byte of FIM and packing depends o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import MappingProxyType
 
 END_OF_TEXT = "<|endoftext|>"
@@ -34,3 +35,10 @@ SENTINELS = MappingProxyType(
         "starcoder2": REQUIRED + tuple(_STARCODER2.split()),
     }
 )
+
+
+def missing_sentinels(special: Collection[str]) -> list[str]:
+    """Return the complaint, if there is one, that the special tokens `special` lack some that every run needs."""
+    missing = [text for text in REQUIRED if text not in special]
+    remedy = "add them or choose a StarCoder tokenizer"
+    return [f"special tokens missing: {', '.join(missing)}; {remedy}"] if missing else []

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from megacode.data.atomic import write_text
 from megacode.data.errors import DataError
 from megacode.data.indexed import ShardReader
 from megacode.data.tokenizer import Tokenizer
+from megacode.data.tombstones import tombstones_path
 
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What made a shard: sha256 of tokenizer and input, counts in documents, tokens, and bytes of text."""
+    """What made a shard: sha256 of tokenizer and input; counts in documents, tokens, and bytes of text.
+
+    `language` of all its documents, empty where they differ; `source`: the name that the caller gave the input;
+    `removed`: how many of its documents are tombstones; then the sha256 of PREFIX.bin, .idx and .documents.parquet.
+    """
 
     tokenizer: str
     input_sha256: str
@@ -23,6 +28,19 @@ class Sidecar:
     documents: int
     tokens: int
     content_bytes: int
+    language: str
+    source: str
+    removed: int
+    bin_sha256: str
+    idx_sha256: str
+    documents_sha256: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            wanted = str if field.type == "str" else int
+            if type(value) is not wanted or (wanted is int and value < 0):
+                raise TypeError(f"{field.name} must be a {wanted.__name__}, is {value!r}")
 
 
 def sidecar_path(prefix: Path) -> Path:
@@ -56,9 +74,23 @@ def open_shard(prefix: Path | str, tokenizer: Tokenizer) -> ShardReader:
             "use that tokenizer or tokenize again"
         )
     reader = ShardReader(prefix)
+    check_counts(reader, sidecar)
+    return reader
+
+
+def check_counts(reader: ShardReader, sidecar: Sidecar) -> None:
+    """Raise DataError unless the sidecar is this shard's, by its counts.
+
+    More tombstones than the sidecar counts are an interrupted removal, whose documents are gone all the same.
+    """
+    prefix = reader.prefix
     if (reader.documents, reader.tokens) != (sidecar.documents, sidecar.tokens):
         raise DataError(
-            f"{prefix}: PREFIX.json counts {sidecar.documents} documents and {sidecar.tokens} tokens, the shard has "
+            f"{sidecar_path(prefix)}: counts {sidecar.documents} documents and {sidecar.tokens} tokens, the shard has "
             f"{reader.documents} and {reader.tokens}; tokenize again"
         )
-    return reader
+    if reader.removed.size < sidecar.removed:
+        raise DataError(
+            f"{tombstones_path(prefix)}: lists {reader.removed.size} documents, {sidecar_path(prefix).name} counts "
+            f"{sidecar.removed} removed; restore the file from a copy"
+        )

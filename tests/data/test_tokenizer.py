@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Regex, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, pre_tokenizers
 
+from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
 from megacode.data.sentinels import SENTINELS
 from megacode.data.tokenizer import Tokenizer, import_tokenizer, train_bpe
+from megacode.data.tokenizer_training import train_on_documents
 
 
 def test_sentinels_are_the_families_own() -> None:
@@ -74,6 +80,14 @@ def test_save_and_load(tokenizer: Tokenizer, tmp_path: Path) -> None:
         assert again.encode("def f(<fim_prefix>): 12") == tokenizer.encode("def f(<fim_prefix>): 12")
 
 
+def test_a_copy_in_another_process_is_the_same(tokenizer: Tokenizer) -> None:
+    """What a data worker is sent: the library's own form forgets that sentinels in text are text."""
+    text = "x = '<fim_prefix><|endoftext|>' 12"
+    again = copy.deepcopy(tokenizer)
+    assert again.fingerprint == tokenizer.fingerprint
+    assert again.encode(text) == tokenizer.encode(text) and again.encode_batch([text]) == [tokenizer.encode(text)]
+
+
 def test_transformers_gives_the_same_ids(tokenizer: Tokenizer, tmp_path: Path, sources: list[str]) -> None:
     transformers = pytest.importorskip("transformers")
     tokenizer.save(tmp_path)
@@ -123,3 +137,153 @@ def test_wrong_calls(tokenizer: Tokenizer) -> None:
         train_bpe(["a"], 1000, "gpt")
     with pytest.raises(DataError, match=r"must be in \[0, 1500\); found 1500"):
         tokenizer.decode([1500])
+
+
+def changed(tokenizer: Tokenizer, folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """A saved tokenizer.json with something changed by hand."""
+    tokenizer.save(folder)
+    form = json.loads((folder / "tokenizer.json").read_text())
+    change(form)
+    (folder / "tokenizer.json").write_text(json.dumps(form))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda form: form["model"].update(dropout=0.1), "model must have no dropout, found 0.1"),
+        (lambda form: form["model"].update(end_of_word_suffix="</w>"), "must have no end_of_word_suffix, found '</w>'"),
+        (lambda form: form.update(normalizer={"type": "NFC"}), "normalizer must be none .*, found NFC"),
+        (
+            lambda form: form["pre_tokenizer"]["pretokenizers"].insert(0, {"type": "WhitespaceSplit"}),
+            r"text does not come back from it unchanged \('\\t",
+        ),
+        (
+            lambda form: form["pre_tokenizer"]["pretokenizers"][1].update(add_prefix_space=True),
+            "must not add a prefix space",
+        ),
+    ],
+)
+def test_what_would_change_text_is_refused_by_name(
+    tokenizer: Tokenizer, tmp_path: Path, change: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    with pytest.raises(DataError, match=rf"tokenizer\.json: this tokenizer cannot be used: .*{reason}"):
+        Tokenizer.load(changed(tokenizer, tmp_path, change))
+
+
+def test_a_vocabulary_without_some_bytes(sources: list[str]) -> None:
+    """As the released ones: trained without the whole alphabet. What it cannot hold is refused, never shortened."""
+    lossless = train_bpe(sources, 600, "starcoder")
+    assert lossless.missing_bytes == b"" and not lossless.loses("\U00040000")
+    form = json.loads(lossless.engine.backend.to_str())
+    symbols = [symbol for symbol in form["model"]["vocab"] if len(symbol) == 1]
+    lost = sorted(symbols, key=lambda symbol: lossless.table.token_bytes(form["model"]["vocab"][symbol]))[0xF1:]
+    for symbol in lost:
+        del form["model"]["vocab"][symbol]
+    lossy = Tokenizer(Backend.from_str(json.dumps(form)))
+    assert lossy.missing_bytes == bytes(range(0xF1, 0x100))
+    assert (lossy.table.single[0xF1:] == -1).all() and (lossy.table.single[:0xF1] >= 0).all()
+    assert lossy.encode("naïve 日本 🙂") and not lossy.loses("naïve 日本 🙂")
+    for call in (lossy.encode, lambda text: lossy.encode_batch(["a", text])):
+        with pytest.raises(DataError, match=r"this vocabulary cannot hold '\\U00040000' in 'a"):
+            call("a\U00040000b")
+    assert lossy.decode_bytes(lossy.encode_batch(["a\U00040000"], keep_lossy=True)[0]) == b"a\x80\x80\x80"
+
+
+def test_half_a_surrogate_pair_is_no_text(tokenizer: Tokenizer) -> None:
+    assert tokenizer.loses("a\ud800")
+    with pytest.raises(DataError, match=r"this vocabulary cannot hold '\\ud800' in 'a"):
+        tokenizer.encode("a\ud800")
+
+
+def test_the_table_counts_characters(tokenizer: Tokenizer) -> None:
+    table = tokenizer.table
+    for token in range(tokenizer.vocab_size):
+        starts = sum(byte & 0xC0 != 0x80 for byte in tokenizer.token_bytes(token))
+        assert table.character_starts[token] == starts
+    assert table.character_starts.dtype == np.int64 and table.character_starts.min() == 0
+    text = "naïve 日本語 🙂🙂"
+    assert table.character_starts[tokenizer.encode(text)].sum() == len(text)
+
+
+SPACES = " \t\n\u3000\xa0\u2003"
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    text=st.text(
+        alphabet=st.one_of(st.sampled_from(SPACES + "def return self._x 12'st"), st.characters(codec="utf-8"))
+    ),
+    before=st.one_of(st.text(), st.text(alphabet=SPACES), st.sampled_from(["1", "'", "a", "'s", " "])),
+)
+def test_a_token_that_starts_a_word_is_the_same_whatever_comes_before(
+    tokenizer: Tokenizer, text: str, before: str
+) -> None:
+    ids = tokenizer.encode("x = self" + text + " return value")
+    starts = np.flatnonzero(tokenizer.table.starts_word[ids]).tolist()
+    assert starts, "the test has something to prove"
+    for start in starts:
+        rest = tokenizer.decode_bytes(ids[start:]).decode()
+        assert tokenizer.encode(rest) == ids[start:]
+        assert tokenizer.encode(before + rest)[len(ids[:start]) - len(ids) :] == ids[start:]
+
+
+def test_which_tokens_start_a_word(tokenizer: Tokenizer, sources: list[str], tmp_path: Path) -> None:
+    table = tokenizer.table
+    words = {table.token_bytes(token) for token in np.flatnonzero(table.starts_word).tolist()}
+    assert {b" self", b" =", b" return"} <= words and not words & {b" ", b"  ", b" \n", b"self", b"\n    "}
+    assert all(word[:1] == b" " and not word[1:2].isspace() for word in words)
+    other = Backend(models.BPE())
+    other.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex("[a-z]+ ?"), "isolated"), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    )
+    other.decoder = decoders.ByteLevel()
+    form = json.loads(tokenizer.engine.backend.to_str())
+    form["pre_tokenizer"] = json.loads(other.to_str())["pre_tokenizer"]
+    foreign = Tokenizer(Backend.from_str(json.dumps(form)))
+    assert not foreign.table.starts_word.any(), "of another pattern nothing is known"
+
+
+def test_training_reads_files_folders_and_the_texts_of_parts(tmp_path: Path, sources: list[str]) -> None:
+    first = [Document(str(n), str(n), "python", text) for n, text in enumerate(sources[:2])]
+    parts = (("<repo_name>", "zqzq" * 9), ("<file_sep>", sources[2]))
+    write_documents(tmp_path / "in" / "00000.jsonl.zst", first)
+    write_documents(tmp_path / "in" / "00001.jsonl.zst", [Document("p", "p", "python", "", parts=parts)])
+    write_documents(tmp_path / "in" / "notes.txt", [])
+    trained, reused = train_on_documents(tmp_path / "in", tmp_path / "tok", 600, "starcoder2")
+    texts = [*sources[:2], "zqzq" * 9, sources[2]]
+    assert not reused and trained.fingerprint == train_bpe(texts, 600, "starcoder2").fingerprint
+    files = sorted((tmp_path / "in").glob("*.zst"))
+    assert train_on_documents(files, tmp_path / "tok", 600, "starcoder2")[1], "the same files, named one by one"
+    assert not train_on_documents(files[:1], tmp_path / "tok", 600, "starcoder2")[1]
+    single, _ = train_on_documents(files[0], tmp_path / "tok1", 600, "starcoder2")
+    assert single.fingerprint == train_bpe(sources[:2], 600, "starcoder2").fingerprint
+    other, reused = train_on_documents(files, tmp_path / "spm", 500, "starcoder2", kind="sentencepiece-bpe")
+    assert (tmp_path / "spm" / "tokenizer.model").is_file() and not reused
+    again, reused = train_on_documents(files, tmp_path / "spm", 500, "starcoder2", kind="sentencepiece-bpe")
+    assert reused and again.fingerprint == other.fingerprint
+    with pytest.raises(DataError, match="tokenizer kind must be one of bpe, sentencepiece-unigram, sentencepiece-bpe"):
+        train_on_documents(files, tmp_path / "x", 500, "starcoder2", kind="word")
+    (tmp_path / "spm" / "made_from.json").write_text("{")
+    assert not train_on_documents(files, tmp_path / "spm", 500, "starcoder2", kind="sentencepiece-bpe")[1]
+
+
+def test_training_reads_its_texts_as_a_stream(sources: list[str]) -> None:
+    """One text after another, each let go of: the library asks for a few hundred ahead, not for all."""
+    alive: set[int] = set()
+    most = 0
+
+    class Text(str):
+        def __del__(self) -> None:
+            alive.discard(id(self))
+
+    def texts() -> Iterator[str]:
+        nonlocal most
+        for n in range(5000):
+            text = Text(f"def f{n}(x): return x + {n}\n")
+            alive.add(id(text))
+            most = max(most, len(alive))
+            yield text
+
+    train_bpe(texts(), 400, "starcoder")
+    assert most < 1000

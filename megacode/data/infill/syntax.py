@@ -16,6 +16,7 @@ import numpy as np
 
 from megacode.data.errors import DataError
 from megacode.data.infill.cuts import Cut
+from megacode.data.languages.files import language_of
 from megacode.data.tokenizer import Tokenizer
 
 # language -> (module of the grammar, its function)
@@ -51,8 +52,6 @@ class SyntaxCuts:
 
     def widen(self, low: Cut, high: Cut, piece: np.ndarray, tokenizer: Tokenizer, path: str) -> tuple[Cut, Cut]:
         """Return the cuts of a middle of whole syntax that holds the one between `low` and `high`."""
-        from megacode.data.languages import language_of
-
         parser = _parser(language_of(path) or self._language if path else self._language)
         if parser is None:
             return low, high
