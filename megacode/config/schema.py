@@ -103,6 +103,9 @@ class FimConfig(Section):
     repository_rate: float = Field(
         default=0.5, ge=0.0, le=1.0, description="share of repositories whose files may be rearranged at all"
     )
+    across_samples: bool = Field(
+        default=False, description="documents that no sample holds whole are rearranged too, not left as they are"
+    )
     cut: Literal["characters", "syntax"] = Field(
         default="characters", description="the middle is any text, or whole parts of the syntax tree"
     )
@@ -230,6 +233,17 @@ class CheckpointConfig(Section):
     folder: str = Field(default="runs/default", description="run folder: checkpoints, metrics, report")
     every: NonNegativeInt = Field(default=0, description="steps between checkpoints; 0: only at the end")
     keep: PositiveInt = Field(default=2, description="newest checkpoints kept")
+    keep_every: NonNegativeInt = Field(
+        default=0, description="a checkpoint whose step is a multiple of it is kept for ever; 0: none"
+    )
+    background: bool = Field(
+        default=True,
+        description="a step waits only until the state is copied to host memory, which holds it twice for that; "
+        "false: until it is on the disk",
+    )
+    export_every: NonNegativeInt = Field(
+        default=0, description="steps between Hugging Face folders, made beside training in exports/; 0: none"
+    )
     init_from: str = Field(default="", description="checkpoint whose weights start a fresh run")
 
 

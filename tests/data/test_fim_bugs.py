@@ -113,6 +113,23 @@ def test_a5_only_the_words_at_a_cut_are_tokenized_again(tokenizer: Tokenizer, so
     assert any(np.array_equal(middle[k : k + 400], piece[440:840]) for k in range(80))
 
 
+def test_a3_no_middle_is_parted_from_what_surrounds_it(short: ShardReader, tokenizer: Tokenizer) -> None:
+    """A rearranged document that a sample's edge cuts taught a middle to follow from nothing."""
+    stream, touched = stream_of(short, tokenizer, ALWAYS), 0
+    for n in range(2 * stream.packings[0].samples_per_epoch):
+        filled = 0
+        for span in stream.spans(n):
+            part = stream.sample(n).tokens[filled : filled + span.stop - span.start]
+            filled += part.size
+            sentinels = np.isin(part, (tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle)).sum()
+            is_whole = (span.start, span.stop) == (0, short.lengths[span.document])
+            assert sentinels == 0 or (sentinels == 3 and is_whole)
+            touched += sentinels > 0
+            if not is_whole:
+                assert np.array_equal(part, short.document(span.document)[span.start : span.stop])
+    assert touched > 200
+
+
 def test_b1_without_infilling_a_sample_is_the_same_kind_of_thing(short: ShardReader, tokenizer: Tokenizer) -> None:
     """A rate of 0 returned a bare array where the loader wanted a table."""
     plain, zero = (stream_of(short, tokenizer, policy).sample(5) for policy in (None, FimPolicy(rate=0.0)))

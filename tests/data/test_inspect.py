@@ -11,7 +11,7 @@ import pytest
 from megacode.data.batches import BatchPlan
 from megacode.data.documents import Document, write_documents
 from megacode.data.indexed import ShardReader
-from megacode.data.infill import FimKey, FimPolicy, FimResult, Infiller
+from megacode.data.infill import CUT, FimKey, FimPolicy, FimResult, Infiller
 from megacode.data.inspect.audit import audit, render_audit
 from megacode.data.inspect.stats import render_stats, shard_stats
 from megacode.data.inspect.which import render_seen, which
@@ -37,13 +37,16 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tokenizer: Tokenizer) -> Sh
 
 
 def stream_of(reader: ShardReader, infiller: Infiller, pad: int = 4) -> SampleStream:
-    return SampleStream([SourceShards("code", [reader], pad, [infiller])], Blend([Phase(0, (1.0,))], 3), 64, 3)
+    return SampleStream([SourceShards("code", [reader], pad, [infiller])], Blend([Phase(0, (1.0,))], 3), 512, 3)
 
 
 def test_a_sound_run_is_told_with_its_rates_and_costs(reader: ShardReader, tokenizer: Tokenizer) -> None:
     found = audit(stream_of(reader, Infiller(POLICY, tokenizer)), tokenizer, range(100))
-    assert not found.findings and found.samples == 100 and found.sample_tokens == 6500
-    assert 0.4 < found.rearranged / sum(found.pieces.values()) < 0.6 and found.lost_bytes > 0
+    assert not found.findings and found.samples == 100 and found.sample_tokens == 51300
+    whole = sum(found.pieces.values()) - found.pieces[CUT]
+    assert 0.4 < found.rearranged / whole < 0.6 and found.lost_bytes > 0 and found.cut_pieces == 0
+    across = audit(stream_of(reader, Infiller(FimPolicy(across_samples=True), tokenizer)), tokenizer, range(100))
+    assert not across.findings and across.pieces[CUT] == 0 < across.cut_pieces
     text = render_audit(found, POLICY)
     for part in ("100 samples", "sources   code 100.0%", "(asked 0.5)", "every document is the shard's, byte for byte"):
         assert part in text
@@ -56,8 +59,8 @@ class Faulty(Infiller):
         super().__init__(FimPolicy(rate=1.0, spm_rate=0.0), tokenizer)
         self.fault = fault
 
-    def apply(self, tokens: np.ndarray, key: FimKey) -> FimResult:
-        result = super().apply(tokens, key)
+    def apply(self, tokens: np.ndarray, key: FimKey, visible: tuple[int, int] | None = None) -> FimResult:
+        result = super().apply(tokens, key, visible)
         row = result.tokens.astype(np.int64)
         middle = np.flatnonzero(row == self.tokenizer.fim_middle)
         if not middle.size:
@@ -96,7 +99,7 @@ def test_which_names_every_document_of_a_step(reader: ShardReader, tokenizer: To
     assert alone == [one for one in seen if one.dp_rank == 1]
     line = render_seen(alone).splitlines()[0]
     first = alone[0]
-    assert f"sample {first.sample} (dp rank 1, micro-batch {first.micro_batch}): code, epoch 0" in line
+    assert f"sample {first.sample} (dp rank 1, micro-batch {first.micro_batch}): code, epoch {first.epoch}" in line
     assert first.row is not None and line.endswith(f"{first.row.id} {first.row.repository} {first.row.path}")
 
 

@@ -19,7 +19,7 @@ from megacode.data.draws import INFILL, below, happens, words
 from megacode.data.errors import DataError
 from megacode.data.infill.cuts import MOST_WORD_TOKENS, Characters, Cut, tokens_between
 from megacode.data.infill.pieces import Piece, PieceFinder
-from megacode.data.infill.policy import LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
+from megacode.data.infill.policy import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
 from megacode.data.infill.syntax import SyntaxCuts
 from megacode.data.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ class FimKey(NamedTuple):
 
 @dataclass(frozen=True)
 class FimResult:
-    """`tokens` [n], n as given; `orders`: what became of each piece (PSM, SPM, LEFT_TO_RIGHT or UNPAID).
+    """`tokens` [n], n as given; `orders`: what became of each piece (PSM, SPM, LEFT_TO_RIGHT, UNPAID or CUT).
 
     `weights` float32 [n], what predicting each token counts in the loss; None: 1 for all.
     """
@@ -58,11 +58,12 @@ class Infiller:
         self._syntax = SyntaxCuts(language) if policy.by_syntax else None
         self._sentinels = (tokenizer.fim_prefix, tokenizer.fim_middle, tokenizer.fim_suffix)
 
-    def apply(self, tokens: np.ndarray, key: FimKey) -> FimResult:
+    def apply(self, tokens: np.ndarray, key: FimKey, visible: tuple[int, int] | None = None) -> FimResult:
         """Rearrange one document [n] that ends in end-of-text; same arguments, same result.
 
-        A document that holds infilling sentinels already is left as it is. Raises DataError when it does not end in
-        end-of-text.
+        `visible`: the tokens that the sample holds, all unless given; by the policy, pieces that reach beyond stay. So
+        they do in each of their samples, and a piece that lies whole in one is the same whoever asks. A document that
+        holds infilling sentinels already is left as it is. Raises DataError when it does not end in end-of-text.
         """
         if not tokens.size or tokens[-1] != self.tokenizer.end_of_text:
             found = self.tokenizer.end_of_text
@@ -73,7 +74,11 @@ class Infiller:
         out = tokens.astype(np.int64)
         weights = np.ones(tokens.size, dtype=np.float32) if self.policy.middle_only else None
         orders = []
+        first, end = (0, tokens.size) if self.policy.across_samples or visible is None else visible
         for index, piece in enumerate(pieces):
+            if piece.start < first or piece.stop >= end:
+                orders.append(CUT)
+                continue
             draw = words(key.seed, key.epoch, INFILL, (key.document, index), 4).tolist()
             order, filled, middle = self._rearranged(out[piece.start : piece.stop], draw, self._path(tokens, piece))
             orders.append(order)

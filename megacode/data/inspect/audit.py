@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacode.data.errors import DataError
-from megacode.data.infill import LEFT_TO_RIGHT, PSM, SPM, UNPAID
+from megacode.data.infill import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID
 from megacode.data.infill.invert import Arranged, arranged_pieces, invert_fim
 from megacode.data.infill.policy import FimPolicy
 from megacode.data.stream.stream import SampleStream
@@ -127,7 +127,7 @@ def _parts(tokens: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
 
 def render_audit(found: Audit, policy: FimPolicy | None) -> str:
     """Return the audit as lines for people."""
-    total, tokens = max(1, sum(found.pieces.values())), max(1, found.tokens)
+    whole, tokens = max(1, sum(found.pieces.values()) - found.pieces[CUT]), max(1, found.tokens)
     lines = [
         f"{found.samples:,} samples, {found.documents:,} parts of documents, {found.sample_tokens:,} tokens",
         "sources   "
@@ -138,14 +138,15 @@ def render_audit(found: Audit, policy: FimPolicy | None) -> str:
     if policy is not None:
         chosen = found.rearranged + found.pieces[UNPAID]
         lines += [
-            f"pieces    {total:,}: {found.pieces[LEFT_TO_RIGHT] / total:.1%} left to right, "
-            f"{found.pieces[PSM] / total:.1%} PSM, {found.pieces[SPM] / total:.1%} SPM, "
-            f"{found.pieces[UNPAID] / total:.1%} too short to pay",
-            f"rates     {chosen / total:.3f} chosen (asked {policy.rate:g}), "
+            f"pieces    {whole:,} whole: {found.pieces[LEFT_TO_RIGHT] / whole:.1%} left to right, "
+            f"{found.pieces[PSM] / whole:.1%} PSM, {found.pieces[SPM] / whole:.1%} SPM, "
+            f"{found.pieces[UNPAID] / whole:.1%} too short to pay; "
+            f"besides, {found.pieces[CUT]:,} that their sample cuts stay as they are",
+            f"rates     {chosen / whole:.3f} chosen (asked {policy.rate:g}), "
             f"{found.pieces[SPM] / max(1, found.rearranged):.3f} of them in SPM order (asked {policy.spm_rate:g})",
             f"cost      {found.lost_bytes:,} bytes cut from the ends of suffixes; "
             f"{found.sentinels / tokens:.2%} of the tokens are sentinels",
-            f"edges     {found.cut_pieces:,} rearranged pieces are cut by the edge of a sample",
+            f"edges     {found.cut_pieces:,} rearranged pieces reach beyond their sample",
         ]
     if found.removed:
         lines.append(f"removed   {found.removed:,} parts of documents that asked out")

@@ -6,10 +6,8 @@ any rank, worker or resumed run computes any sample by itself.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
@@ -21,11 +19,6 @@ from megacode.data.stream.circle import TokenCircle
 from megacode.data.stream.packing import BestFit, Concatenated, Packing
 from megacode.data.stream.plan import PackingPlan
 from megacode.data.stream.sample import Origin, Sample, Span
-
-CACHED_DOCUMENTS = 64
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -69,9 +62,6 @@ class SampleStream:
             )
         self.sources, self.blend, self.sequence, self.seed = tuple(sources), blend, sequence, seed
         self.packings = [_packing(packing, one, sequence, seed, place) for place, one in enumerate(sources)]
-        # Under best fit a document that fills more than a sample is cut, and its middle would lose its surroundings.
-        self._longest_infilled = sequence + 1 if packing == "best-fit" else None
-        self._documents: OrderedDict[tuple[int, int, int, int], FimResult] = OrderedDict()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,21 +102,17 @@ class SampleStream:
         return self.packings[origin.source].spans(origin.index)
 
     def document(self, origin: Origin, span: Span) -> FimResult | None:
-        """Return the span's document, whole, as this epoch sees it; None where it was removed from the shard."""
+        """Return the span's document, whole, as its sample sees it; None where it was removed from the shard."""
         source = self.sources[origin.source]
         reader = source.shards[span.shard]
         if reader.is_removed(span.document):
             return None
         infiller = source.infiller(span.shard)
         stored = reader.document(span.document)
-        if infiller is None or (self._longest_infilled is not None and stored.size > self._longest_infilled):
+        if infiller is None:
             return FimResult(stored, ())
-
-        def compute() -> FimResult:
-            number = origin.source << 48 | span.shard << 32 | span.document
-            return infiller.apply(stored, FimKey(self.seed, origin.epoch, number))
-
-        return _remember(self._documents, (origin.source, origin.epoch, *span[:2]), CACHED_DOCUMENTS, compute)
+        number = origin.source << 48 | span.shard << 32 | span.document
+        return infiller.apply(stored, FimKey(self.seed, origin.epoch, number), (span.start, span.stop))
 
     def epochs(self, samples: int) -> list[float]:
         """Return how many times each source is read by the first `samples` samples."""
@@ -139,13 +125,3 @@ def _packing(kind: str, source: SourceShards, sequence: int, seed: int, place: i
     if kind == "best-fit":
         return BestFit([PackingPlan(shard, sequence) for shard in source.shards], seed, place)
     return Concatenated(TokenCircle(source.shards), sequence, seed, place)
-
-
-def _remember(cache: OrderedDict[Key, Value], key: Key, bound: int, compute: Callable[[], Value]) -> Value:
-    """Return cache[key], computed when missing; the least recently used entry goes when there are over `bound`."""
-    if key not in cache:
-        cache[key] = compute()
-        if len(cache) > bound:
-            cache.popitem(last=False)
-    cache.move_to_end(key)
-    return cache[key]
