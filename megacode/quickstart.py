@@ -50,10 +50,10 @@ def _prepare_data(config: RunConfig, source: Path | None, out: Path) -> None:
     documents = out / "documents"
     chosen = [] if source is None else ["--source", str(source)]
     _megacode("prepare", *chosen, "--out", str(documents))
-    train = str(documents / "train.jsonl.zst")
+    train = str(documents / "train")
     _megacode("tokenizer", "train", train, "--out", config.data.tokenizer, "--vocab-size", str(config.model.vocab))
     for part, prefix in (("train", config.data.train), ("validation", config.data.validation)):
-        file = str(documents / f"{part}.jsonl.zst")
+        file = str(documents / part)
         _megacode("tokenize", file, "--tokenizer", config.data.tokenizer, "--prefix", prefix)
 
 

@@ -16,7 +16,12 @@ from megacode.config.tables import ConfigError, Table, apply_overrides, field_na
 COMMAND_LINE = "prepare"
 _STAND_INS: Mapping[str, Any] = MappingProxyType({"sources": [{"path": "missing"}], "output": {"folder": "missing"}})
 _NEEDS_TOKENS = MappingProxyType(
-    {"issue": ("starcoder", "starcoder2"), "notebook": ("starcoder", "starcoder2"), "commit": ("starcoder",)}
+    {
+        "issue": ("starcoder", "starcoder2"),
+        "commit": ("starcoder",),
+        "notebook": ("starcoder", "starcoder2"),
+        "notebook-script": ("starcoder", "starcoder2"),
+    }
 )
 
 

@@ -95,7 +95,7 @@ class LimitsConfig(Section):
     most_file_bytes: PositiveInt = Field(default=10_000_000, description="longer documents are dropped, bytes")
     most_line_bytes: PositiveInt = Field(default=100_000_000, description="of a .jsonl; a longer line is damage, bytes")
     most_unpacked_ratio: PositiveInt = Field(
-        default=200, description="unpacked bytes for each packed byte, from 64 MB on"
+        default=200, description="unpacked bytes for each packed byte, from 16 MB on"
     )
     on_damage: Literal["fail", "skip"] = Field(
         default="fail", description="fail: stop at damaged input; skip: count it"

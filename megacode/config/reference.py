@@ -21,10 +21,11 @@ This page is written by `python -m megacode.config.reference`.
 
 def render_reference() -> str:
     """The whole page, Markdown."""
-    return "\n".join([_HEAD, *_sections(RunConfig, "")]).rstrip("\n") + "\n"
+    return "\n".join([_HEAD, *render_sections(RunConfig)]).rstrip("\n") + "\n"
 
 
-def _sections(model: type[BaseModel], prefix: str, is_list: bool = False) -> Iterator[str]:
+def render_sections(model: type[BaseModel], prefix: str = "", is_list: bool = False) -> Iterator[str]:
+    """Yield a table for each section of a configuration, Markdown."""
     leaves: list[tuple[str, FieldInfo]] = []
     nested: list[tuple[str, type[BaseModel], bool]] = []
     for name, field in model.model_fields.items():
@@ -41,7 +42,7 @@ def _sections(model: type[BaseModel], prefix: str, is_list: bool = False) -> Ite
         yield from (_row(name, field) for name, field in leaves)
         yield ""
     for name, entry, repeats in nested:
-        yield from _sections(entry, f"{prefix}{name}.", repeats)
+        yield from render_sections(entry, f"{prefix}{name}.", repeats)
 
 
 def _row(name: str, field: FieldInfo) -> str:

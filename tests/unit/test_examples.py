@@ -13,9 +13,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = sorted(EXAMPLES.glob("*.toml"))
 COUNTED = {  # ranks, parameters, micro-batches, tokens in all
     "tiny_cpu.toml": (8, 3_878_912, 16, 1_228_800),
+    "tiny_finetune.toml": (4, 3_878_912, 16, 122_880),
+    "tiny_long_context.toml": (4, 3_944_960, 4, 122_880),
     "bench_cpu.toml": (1, 15_228_416, 16, 8_192_000),
     "starcoder_15b.toml": (512, 15_517_456_384, 16, 1_048_576_000_000),
     "starcoder2_3b.toml": (160, 3_030_371_328, 4, 3_145_728_000_000),
+    "starcoder2_3b_16k.toml": (160, 3_030_371_328, 1, 209_715_200_000),
     "starcoder_python.toml": (512, 15_517_456_384, 16, 35_651_584_000),
 }
 

@@ -1,6 +1,7 @@
-"""From a folder of code to a clean train and validation set: `prepare(PrepareOptions(source, out))`."""
+"""From raw sources to a clean train and validation set: `prepare(options_of(source, out))`."""
 
+from megacode.data.prepare.options import PrepareOptions, options_from, options_of
 from megacode.data.prepare.report import PrepareReport, render_report
-from megacode.data.prepare.run import PrepareOptions, prepare
+from megacode.data.prepare.run import Submitted, prepare
 
-__all__ = ["PrepareOptions", "PrepareReport", "prepare", "render_report"]
+__all__ = ["PrepareOptions", "PrepareReport", "Submitted", "options_from", "options_of", "prepare", "render_report"]

@@ -1,119 +1,146 @@
-"""Prepare a corpus: collect, filter, drop exact and near duplicates, split, write, and keep a manifest of it all.
+"""Prepare a corpus: from sources to OUT/train, OUT/validation and OUT/manifest.json, on one machine or a cluster.
 
-Limits: documents are held in memory, so this is for corpora of some gigabytes.
+The result depends on the input and the options only, so a start that finds a complete result does nothing, and one
+that finds an interrupted preparation goes on with it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from megacode.data.atomic import write_text
-from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
-from megacode.data.prepare.collect import collect
-from megacode.data.prepare.exact import drop_exact_duplicates
-from megacode.data.prepare.filters import filter_documents
-from megacode.data.prepare.near import drop_near_duplicates
-from megacode.data.prepare.report import Output, PrepareReport, from_json, to_json
-from megacode.data.prepare.sources import find_source, input_sha256, limited
-from megacode.data.prepare.split import split
-from megacode.data.tokenize import sha256_of
+from megacode.data.prepare.inputs.sources import Listing, find_inputs
+from megacode.data.prepare.options import PrepareOptions
+from megacode.data.prepare.plan import Plan, begin, make_plan, settings_of, work_folder
+from megacode.data.prepare.report import PrepareReport, from_json
+from megacode.data.prepare.stages.publish import MANIFEST
 
-MANIFEST = "manifest.json"
-RULES = 1  # raise when a step's rules change, so that old results are made again
+SMALL_BYTES = 1 << 23  # of source, for which starting processes takes longer than the work
 
 
 @dataclass(frozen=True)
-class PrepareOptions:
-    """What to prepare: `source` a folder of code or table file(s), `out` a folder for the result.
+class Submitted:
+    """A preparation that Slurm has in its queue: the jobs, and the work folder with their logs."""
 
-    `validation_share` of documents in [0, 1), `near_threshold` of Jaccard similarity in (0, 1), `permutations` of a
-    signature, `limit_files` reads only the first files of the source.
+    jobs: tuple[str, ...]
+    folder: Path
+
+
+def prepare(options: PrepareOptions, wait: bool = True) -> PrepareReport | Submitted:
+    """Write OUT/train/*.jsonl.zst, OUT/validation/*.jsonl.zst and OUT/manifest.json, and return what was done.
+
+    When OUT holds the complete result of the same input and options, nothing is done and `reused` is True. Under Slurm
+    without `wait`, what was submitted is returned; the last job writes the manifest.
+    Raises DataError when a source cannot be read or too little is left of it.
     """
-
-    source: Path
-    out: Path
-    validation_share: float = 0.03
-    near_threshold: float = 0.7
-    permutations: int = 256
-    limit_files: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.validation_share < 1.0:
-            raise DataError(f"validation_share must be in [0, 1); found {self.validation_share}")
-        if not 0.0 < self.near_threshold < 1.0:
-            raise DataError(f"near_threshold must be in (0, 1); found {self.near_threshold}")
-        if not 16 <= self.permutations <= 4096:
-            raise DataError(f"permutations must be in [16, 4096]; found {self.permutations}")
-        if self.limit_files is not None and self.limit_files < 1:
-            raise DataError(f"limit_files must be at least 1, or left out; found {self.limit_files}")
-
-
-def prepare(options: PrepareOptions) -> PrepareReport:
-    """Write OUT/train.jsonl.zst, OUT/validation.jsonl.zst and OUT/manifest.json, and return what was done.
-
-    When OUT holds the result of the same input, options and rules, intact, nothing is done and `reused` is True.
-    Raises DataError when the source cannot be read or too little is left of it.
-    """
-    out = Path(options.out)
-    source = limited(find_source(Path(options.source), out), options.limit_files)
-    fingerprint = input_sha256(source)
-    ready = _ready(out, _settings(options), fingerprint)
+    kept_out = tuple(str(Path(path).absolute()) for path in options.decontaminate)
+    options = replace(options, out=Path(options.out).absolute(), decontaminate=kept_out)
+    out = options.out
+    listing = find_inputs(options)
+    known = settings_of(options, _benchmarks(options))
+    ready = _ready(out, known, listing)
     if ready is not None:
+        # Behind a start that was killed after its last stage; under Slurm the jobs' logs stay.
+        if options.executor.kind != "slurm" and work_folder(options, listing, known).is_dir():
+            with _alone(out):
+                _clear_up(work_folder(options, listing, known))
         return ready
-    documents, collected = collect(source)
-    documents, filtered = filter_documents(documents)
-    documents, exact = drop_exact_duplicates(documents)
-    documents, near = drop_near_duplicates(documents, options.near_threshold, options.permutations)
-    train, validation = split(documents, options.validation_share)
-    report = PrepareReport(
-        out=out,
-        options=_settings(options),
-        input_sha256=fingerprint,
-        steps=(collected, filtered, exact, near),
-        train=_write(out, "train.jsonl.zst", train),
-        validation=_write(out, "validation.jsonl.zst", validation),
-        reused=False,
-    )
-    write_text(out / MANIFEST, to_json(report))
-    return report
+    out.mkdir(parents=True, exist_ok=True)
+    plan = make_plan(options, listing, known, _workers(options, listing))
+    if options.executor.kind == "slurm":
+        from megacode.data.prepare.executors.slurm import submit, wait_for
+
+        jobs = submit(plan)
+        if not wait:
+            return Submitted(tuple(jobs), plan.folder)
+        wait_for(plan, jobs)
+    else:
+        with _alone(out):
+            _run_here(plan, _workers(options, listing))
+    return _read(out, reused=False)
 
 
-def _settings(options: PrepareOptions) -> dict[str, object]:
-    """Return what the result depends on besides the input's content."""
-    return {
-        "source": str(Path(options.source).resolve()),
-        "validation_share": options.validation_share,
-        "near_threshold": options.near_threshold,
-        "permutations": options.permutations,
-        "limit_files": options.limit_files,
-        "rules": RULES,
-    }
+def _run_here(plan: Plan, workers: int) -> None:
+    """Run all stages and clear up behind them."""
+    begin(plan)
+    if plan.options.executor.kind == "ray":
+        from megacode.data.prepare.executors.ray import run_ray
+
+        run_ray(plan)
+    else:
+        from megacode.data.prepare.executors.local import run_local
+
+        run_local(plan, workers)
+    _clear_up(plan.folder)
 
 
-def _ready(out: Path, settings: dict[str, object], fingerprint: str) -> PrepareReport | None:
-    """Return the report of an intact result of the same input and options, or None."""
-    manifest = out / MANIFEST
-    if not manifest.is_file():
+def _clear_up(folder: Path) -> None:
+    """Remove the work of a preparation; that of one with other input or options stays, to go on with."""
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
+def _workers(options: PrepareOptions, listing: Listing) -> int:
+    """Return how many processes work here: as asked, else one for each core, and one for little input."""
+    few = listing.source_bytes < SMALL_BYTES
+    return options.executor.workers or (1 if few else len(os.sched_getaffinity(0)))
+
+
+def _benchmarks(options: PrepareOptions) -> str:
+    """Return the fingerprint of the texts that are kept out."""
+    if not options.decontaminate:
+        return ""
+    from megacode.data.prepare.decontaminate import Benchmarks
+
+    return Benchmarks.load([Path(path) for path in options.decontaminate]).fingerprint
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold the folder for this process; the system lets go of it however the process ends."""
+    descriptor = os.open(out, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(
+                f"{out}: another preparation is writing here; wait for it, or give another folder"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _ready(out: Path, known: dict[str, Any], listing: Listing) -> PrepareReport | None:
+    """Return the report of a complete result of the same input and options, or None."""
+    if not (out / MANIFEST).is_file():
         return None
     try:
-        report = from_json(manifest.read_text(encoding="utf-8"), out)
+        report = _read(out, reused=True)
     except DataError:
         return None
-    if (report.options, report.input_sha256) != (settings, fingerprint):
-        return None
-    whole = all((out / one.name).is_file() and sha256_of(out / one.name) == one.sha256 for one in _outputs(report))
-    return report if whole else None
+    same = (report.options, report.listing) == (known, listing.fingerprint)
+    return report if same and all(_is_whole(out, report)) else None
 
 
-def _outputs(report: PrepareReport) -> tuple[Output, Output]:
-    """Return the two files of a result."""
-    return report.train, report.validation
+def _is_whole(out: Path, report: PrepareReport) -> Iterator[bool]:
+    """Yield for every file of a result whether it is there with its bytes."""
+    for output in (report.train, report.validation):
+        for shard in output.files:
+            path = out / output.name / shard.name
+            yield path.is_file() and path.stat().st_size == shard.file_bytes
 
 
-def _write(out: Path, name: str, documents: list[Document]) -> Output:
-    """Write one set and return its description."""
-    write_documents(out / name, documents)
-    content_bytes = sum(len(document.content.encode()) for document in documents)
-    return Output(name, len(documents), content_bytes, sha256_of(out / name))
+def _read(out: Path, reused: bool) -> PrepareReport:
+    """Return the report in OUT/manifest.json."""
+    text = (out / MANIFEST).read_text(encoding="utf-8")
+    return replace(from_json(text, out), reused=reused)
