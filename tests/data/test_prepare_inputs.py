@@ -21,7 +21,7 @@ import zstandard
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 20
-MEMORY_BYTES = 900_000_000
+MEMORY_BYTES = 1_500_000_000
 ROWS = [
     {"content": f"x = {number}\n", "path": f"{number}.py"} for number in random.Random(1).choices(range(10**9), k=150)
 ]
