@@ -17,7 +17,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from megacode import console
+from megacode.cli_checkpoint import checkpoint_app
 from megacode.cli_data import data_app
+from megacode.cli_huggingface import register as register_hugging_face
 from megacode.errors import MegacodeError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -26,6 +28,8 @@ app.add_typer(tokenizer_app, name="tokenizer")
 kernels_app = typer.Typer(no_args_is_help=True, help="What the Triton kernels compile to, and how they run on a GPU.")
 app.add_typer(kernels_app, name="kernels")
 app.add_typer(data_app, name="data")
+app.add_typer(checkpoint_app, name="checkpoint")
+register_hugging_face(app)
 
 RunFile = Annotated[Path, typer.Argument(help="the run's TOML file", metavar="RUN.toml")]
 Overrides = Annotated[Optional[list[str]], typer.Argument(help="section.key=value", metavar="[KEY=VALUE]...")]  # noqa: UP045
@@ -291,27 +295,6 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = examine()
     console.result_json(found) if as_json else console.result(render(found))
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="checkpoint folder, or a run folder for its newest")],
-    out: Out,
-    tokenizer: Annotated[Optional[Path], typer.Option(help="default: the run's own")] = None,  # noqa: UP045
-    as_json: AsJson = False,
-) -> None:
-    """Write a Hugging Face folder, and compare its logits with the engine's."""
-    from megacode.checkpoint.huggingface.export import export
-
-    report = export(checkpoint, out, tokenizer)
-    if as_json:
-        console.result_json(asdict(report))
-        return
-    console.result(f"{out}: {report.parameters:,} parameters, GPTBigCodeForCausalLM")
-    if report.largest_difference is None:
-        console.result("logits NOT compared: transformers is not installed (pip install megacode[hf])")
-    else:
-        console.result(f"logits agree with transformers within {report.largest_difference:.1e} (fp32)")
 
 
 @app.command()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,33 +19,63 @@ from megacode.model.chunk import Chunk
 from megacode.model.stage import DTYPES, Stage
 from megacode.parallel.groups import single_rank
 
+# What a run's configuration must name and weights alone have no use for.
+_STAND_INS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "data": MappingProxyType({"train": "none", "tokenizer": "none"}),
+        "optim": MappingProxyType({"lr": 1.0}),
+        "train": MappingProxyType({"steps": 1, "global_batch": 1}),
+    }
+)
+
+
+def filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration that a checkpoint keeps as a table that can be parsed.
+
+    One of imported weights says only what is known of them: `model`, precision and where they come from (`imported`).
+    """
+    table = {name: section for name, section in config.items() if name != "imported"}
+    if table.keys() >= RunConfig.model_fields.keys():
+        return table
+    for name, values in _STAND_INS.items():
+        table[name] = {**values, **table.get(name, {})}
+    table["data"].setdefault("sequence", table["model"]["context"])
+    return table
+
 
 def saved_config(reader: CheckpointReader) -> RunConfig:
     """The configuration of the run that wrote the checkpoint. Raises ConfigError if this version refuses it."""
-    return parse_config(dict(reader.manifest.state.config), str(reader.folder))
+    return parse_config(filled(reader.manifest.state.config), str(reader.folder))
 
 
 def saved_tokenizer(reader: CheckpointReader, given: Path | None) -> Tokenizer:
-    """The tokenizer that the run was trained with, from the folder `given`, else from where the run had it.
+    """The tokenizer that the run was trained with.
 
-    Raises CheckpointError if the one found there is another.
+    From the folder `given`, else from the checkpoint's own (an imported one has it), else from where the run had it.
+    Raises CheckpointError if the one found there is another, or if there is none.
     """
-    folder = given or Path(saved_config(reader).data.tokenizer)
+    own, fingerprint = reader.folder / "tokenizer", reader.manifest.state.tokenizer
+    if not fingerprint and given is None:
+        raise CheckpointError(f"{reader.folder}: was imported without a tokenizer; name its folder by --tokenizer")
+    kept = reader.manifest.state.config.get("data", {}).get("tokenizer")
+    folder = given or (own if own.is_dir() else Path(kept) if kept else None)
+    if folder is None:
+        raise CheckpointError(f"{reader.folder}: its tokenizer is no longer beside it; name its folder by --tokenizer")
     tokenizer = Tokenizer.load(folder)
-    if tokenizer.fingerprint != reader.manifest.state.tokenizer:
+    if fingerprint and tokenizer.fingerprint != fingerprint:
         raise CheckpointError(
             f"{reader.folder}: was trained with another tokenizer than {folder}; name its folder by --tokenizer"
         )
     return tokenizer
 
 
-def load_decoder(reader: CheckpointReader, precision: str) -> Chunk:
+def load_decoder(reader: CheckpointReader, precision: str, rounded: str | None = None) -> Chunk:
     """The whole decoder on the CPU with the trained weights, computing in `precision` (bf16, fp16 or fp32).
 
-    The weights are those that the run computed with: its masters, rounded to the run's own precision.
+    The weights are those that the run computed with: its masters, rounded to the run's own precision, or to `rounded`.
     """
     config = saved_config(reader)
-    trained_in = DTYPES[config.train.precision]
+    stored_in = DTYPES[rounded or config.train.precision]
     table: dict[str, Any] = config.model_dump()
     table["parallel"] = {}
     table["optim"] = {"lr": config.optim.lr}
@@ -51,5 +83,5 @@ def load_decoder(reader: CheckpointReader, precision: str) -> Chunk:
     stage = Stage(parse_config(table, str(reader.folder)), single_rank(), choose("torch", "cpu"), torch.device("cpu"))
     with torch.no_grad():
         for spec, parameter in stage.specs():
-            parameter.copy_(reader.tensor("master", spec.name).to(trained_in))
+            parameter.copy_(reader.tensor("master", spec.name).to(stored_in))
     return stage.chunks[0].eval()

@@ -1,100 +1,168 @@
-"""Saving: every rank writes the shard that it alone owns, to a folder aside; rank 0 commits when all have agreed."""
+"""A checkpoint in the making: each rank writes its own part into a folder aside, one of them merges and commits.
+
+The parts meet on the disk, not in a collective: a rank's part counts when its `part_NNNNN.json` is there, which is
+written last; a rank that fails leaves a `failed_NNNNN.json` instead. So writers need nothing of the training's
+communication and can work beside it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict
-from functools import partial
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import safetensors.torch
-import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from megacode.checkpoint.blocks import table_bytes, table_digest
 from megacode.checkpoint.errors import CheckpointError
-from megacode.checkpoint.folders import aside_folder, commit, flush_folder, start_aside
-from megacode.checkpoint.manifest import FILE_NAME, Manifest, Piece, RunState, StoredFile, StoredTensor
-from megacode.checkpoint.read import sha256_of
-from megacode.optim.adamw import ShardedAdamW
-from megacode.parallel.collectives import all_sum_
-from megacode.parallel.groups import Groups
+from megacode.checkpoint.folders import flush_folder
+from megacode.checkpoint.manifest import (
+    DTYPES,
+    FILE_NAME,
+    TABLE_ENDING,
+    FileRecord,
+    Manifest,
+    Piece,
+    RunState,
+    Stored,
+    StoredTensor,
+)
+from megacode.checkpoint.portions import Portion
+from megacode.checkpoint.stream import Entry, write_tensors
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.005, 0.5  # seconds between looks for the others' parts
 
 
-def save_checkpoint(run: Path, optimizer: ShardedAdamW, groups: Groups, state: RunState, keep: int) -> None:
-    """Write the checkpoint of `state.step` into the run folder `run` and keep the `keep` newest.
+@dataclass(frozen=True)
+class Part:
+    """What one file adds to the manifest: its record, and one piece of each tensor in it."""
 
-    Every rank calls it. Raises CheckpointError on all ranks if any rank could not write; then nothing is committed.
+    file: str
+    record: FileRecord
+    tensors: dict[str, StoredTensor]
+
+
+_PART = TypeAdapter(Part)
+
+
+def write_file(
+    folder: Path, name: str, portions: Sequence[Portion], kinds: Sequence[str], dtype: str, values: Iterable[Tensor]
+) -> Part:
+    """Write a file of numbers and its checksums, flushed to the disk; `values`: kind by kind, all portions in order.
+
+    Raises OSError where the disk does.
     """
-    device = optimizer.state["master"].device
-    _all_agree("make a folder", groups, device, _on_rank_0(groups, start_aside, run, state.step))
-    aside = aside_folder(run, state.step)
-    _all_agree("write its shard", groups, device, partial(_write_shard, aside, optimizer, groups))
-    _all_agree("commit", groups, device, _on_rank_0(groups, _finish, run, aside, groups, state, keep))
+    entries = [
+        Entry(f"{kind}/{one.name}", DTYPES[dtype], (one.elements,), one.block, one.stretch.start)
+        for kind in kinds
+        for one in portions
+    ]
+    file = write_tensors(folder / name, entries, values)
+    stored: dict[str, Stored] = {}
+    tables: list[bytes] = []
+    at = 0
+    for entry in entries:
+        tables.append(table_bytes(file.entries[entry.key].crcs))
+        stored[entry.key] = Stored(file.entries[entry.key].offset, at, table_digest(tables[-1]))
+        at += len(tables[-1])
+    write_flushed(folder / (name + TABLE_ENDING), b"".join(tables))
+    tensors = {}
+    for one in portions:
+        piece = Piece(name, *one.stretch, {kind: stored[f"{kind}/{one.name}"] for kind in kinds})
+        tensors[one.name] = StoredTensor(one.shape, dtype, one.block, (piece,))  # type: ignore[arg-type]
+    return Part(name, FileRecord(file.bytes, file.header_bytes, file.header_crc32), tensors)
 
 
-def _on_rank_0(groups: Groups, act: Callable[..., object], *arguments: object) -> Callable[[], object]:
-    return partial(act, *arguments) if groups.rank == 0 else lambda: None
+def rank_file(rank: int) -> str:
+    """The name of a rank's file."""
+    return f"rank_{rank:05d}.safetensors"
 
 
-def _all_agree(what: str, groups: Groups, device: torch.device, act: Callable[[], object]) -> None:
-    """Do `act` on every rank; if it fails on any, raise on all of them."""
-    failure: OSError | None = None
-    try:
-        act()
-    except OSError as error:
-        failure = error
-    failed = all_sum_(torch.tensor([0 if failure is None else 1], device=device), groups.world)
-    if failure is not None:
-        raise CheckpointError(f"rank {groups.rank} could not {what} for a checkpoint: {failure}") from failure
-    if failed.item():
-        raise CheckpointError(f"{failed.item()} other rank(s) could not {what} for a checkpoint; nothing was saved")
+def announce(aside: Path, rank: int, part: Part) -> None:
+    """Tell whoever merges that a rank's file is whole."""
+    _appear(_part_path(aside, rank), _PART.dump_json(part))
 
 
-def _write_shard(aside: Path, optimizer: ShardedAdamW, groups: Groups) -> None:
-    file = f"rank_{groups.rank:05d}.safetensors"
-    tensors: dict[str, Tensor] = {}
-    entries: dict[str, Any] = {}
-    for held in optimizer.held():
-        spec, count = held.spec, len(held.elements)
-        for kind, values in optimizer.state.items():
-            tensors[f"{kind}/{spec.name}"] = optimizer.in_shard(values, held.elements).cpu().clone()
-        place = spec.local_slice(groups.tp.size, groups.tp.index)
-        piece = Piece(file, tuple((side.start, side.stop) for side in place), held.start, held.start + count)
-        entries[spec.name] = {"shape": spec.shape, "piece": asdict(piece)}
-    _write_flushed(aside / file, safetensors.torch.save(tensors))
-    stored = StoredFile((aside / file).stat().st_size, sha256_of(aside / file))
-    part_of_manifest = {"file": file, "stored": asdict(stored), "tensors": entries}
-    _write_flushed(_part_path(aside, groups.rank), json.dumps(part_of_manifest).encode())
+def announce_failure(aside: Path, rank: int, reason: str) -> None:
+    """Tell whoever merges that a rank could not write; makes room first, for the disk may be full."""
+    for ending in ("", TABLE_ENDING):
+        (aside / (rank_file(rank) + ending)).unlink(missing_ok=True)
+    _appear(_failure_path(aside, rank), json.dumps({"reason": reason}).encode())
 
 
-def _finish(run: Path, aside: Path, groups: Groups, state: RunState, keep: int) -> None:
-    """Merge the ranks' parts into the manifest and commit the folder."""
-    files: dict[str, StoredFile] = {}
-    shapes: dict[str, tuple[int, ...]] = {}
+def collect_parts(aside: Path, ranks: int, patience: float, check: Callable[[], None]) -> list[Part]:
+    """Wait for every rank's part, `patience` seconds after the first look at most, and return them.
+
+    `check` is called at each look; what it raises ends the wait. Raises CheckpointError that names a rank that failed
+    or is missing.
+    """
+    deadline, pause = time.monotonic() + patience, _FIRST_PAUSE
+    missing = set(range(ranks))
+    while True:
+        check()
+        there = {entry.name for entry in os.scandir(aside)}
+        for rank in range(ranks):
+            if _failure_path(aside, rank).name in there:
+                reason = json.loads(_failure_path(aside, rank).read_bytes())["reason"]
+                raise CheckpointError(f"rank {rank} could not write its part: {reason}")
+        missing = {rank for rank in missing if _part_path(aside, rank).name not in there}
+        if not missing:
+            return [_read_part(_part_path(aside, rank)) for rank in range(ranks)]
+        if time.monotonic() > deadline:
+            raise CheckpointError(f"rank {min(missing)} has not written its part within {patience:.0f} s")
+        time.sleep(pause)
+        pause = min(_LONGEST_PAUSE, 2 * pause)
+
+
+def write_manifest(aside: Path, state: RunState, kinds: Sequence[str], parts: Sequence[Part]) -> Manifest:
+    """Merge the parts into the manifest, and flush the folder. Raises OSError where the disk does."""
     pieces: dict[str, list[Piece]] = {}
-    for rank in range(groups.world.size):
-        path = _part_path(aside, rank)
-        part = json.loads(path.read_text(encoding="utf-8"))
-        files[part["file"]] = StoredFile(**part["stored"])
-        for name, entry in part["tensors"].items():
-            shapes[name] = tuple(entry["shape"])
-            pieces.setdefault(name, []).append(Piece(**entry["piece"]))
-        path.unlink()
-    tensors = {name: StoredTensor(shapes[name], tuple(pieces[name])) for name in shapes}
-    _write_flushed(aside / FILE_NAME, Manifest(state, tensors, files).to_json().encode())
+    like: dict[str, StoredTensor] = {}
+    for part in parts:
+        for name, tensor in part.tensors.items():
+            like[name] = tensor
+            pieces.setdefault(name, []).extend(tensor.pieces)
+    tensors = {
+        name: StoredTensor(like[name].shape, like[name].dtype, like[name].block, tuple(pieces[name]))
+        for name in sorted(like)
+    }
+    manifest = Manifest(state, tuple(kinds), tensors, {part.file: part.record for part in parts})
+    write_flushed(aside / FILE_NAME, manifest.to_json().encode())
+    for leftover in aside.glob("part_*.json"):
+        leftover.unlink()
     flush_folder(aside)
-    commit(run, state.step, keep)
+    return manifest
+
+
+def write_flushed(path: Path, content: bytes) -> None:
+    """Write a file and flush it to the disk."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _appear(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all."""
+    partial = path.with_suffix(".partial")
+    write_flushed(partial, content)
+    partial.rename(path)
+
+
+def _read_part(path: Path) -> Part:
+    try:
+        return _PART.validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: is not what a rank writes ({error.errors()[0]['msg']})") from None
 
 
 def _part_path(aside: Path, rank: int) -> Path:
     return aside / f"part_{rank:05d}.json"
 
 
-def _write_flushed(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _failure_path(aside: Path, rank: int) -> Path:
+    return aside / f"failed_{rank:05d}.json"

@@ -4,8 +4,8 @@ A row is one write, so a killed run leaves at most one torn line, at the end, an
 are not finite (the loss of a run that blew up) are stored as null: JSON has no NaN.
 
 Kinds of rows: `start` (world_size, parameters, …), `step` (step counted from 1, after the update; loss in nats per
-token; tokens so far; tokens_per_second; seconds by phase) and `validation` (step, left_to_right, psm, spm; of several
-sources also SOURCE.KIND).
+token; tokens so far; tokens_per_second; seconds by phase), `validation` (step, left_to_right, psm, spm; of several
+sources also SOURCE.KIND) and `checkpoint` (step, bytes, seconds of stall, copy and writing, failure).
 """
 
 from __future__ import annotations

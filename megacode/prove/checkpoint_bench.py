@@ -62,6 +62,7 @@ def bench_checkpoint(state_bytes: int, rounds: int, folder: Path) -> CheckpointB
     groups, device = single_rank(), torch.device("cpu")
     kernels = choose("torch", "cpu")
     config = _config(state_bytes)
+    torch.set_num_threads(config.launch.threads)  # as a run does
     optimizer = ShardedAdamW(Stage(config, groups, kernels, device).specs(), groups, config.optim, kernels)
     outcomes: dict[bool, list[SaveOutcome]] = {True: [], False: []}
     reads = []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import groupby
 
 from megacode import console
+from megacode.checkpoint.saver import SaveOutcome
 from megacode.config.schema import RunConfig
 from megacode.kernels.dispatch import Implementations
 from megacode.metrics.log import MetricsLog
@@ -91,3 +93,14 @@ class Journal:
         row = {"kind": "validation", "step": step, **losses}
         self._log.append(row)
         console.say(render_validation(row, self._config.train.steps))
+
+    def checkpoint(self, outcome: SaveOutcome) -> None:
+        """Record and show a save that has ended, well or not."""
+        self._log.append({"kind": "checkpoint", **asdict(outcome)})
+        if outcome.failure:
+            console.say(f"step {outcome.step} was NOT saved: {outcome.failure}")
+            return
+        console.say(
+            f"saved step {outcome.step}: {outcome.bytes / 1e6:,.1f} MB in {outcome.write_seconds:.2f} s, "
+            f"for {outcome.stall_seconds:.3f} s of which the step waited"
+        )

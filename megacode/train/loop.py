@@ -8,6 +8,9 @@ from contextlib import nullcontext
 import torch
 
 from megacode import console
+from megacode.checkpoint.folders import committed_folder
+from megacode.checkpoint.saver import Saver
+from megacode.checkpoint.side_exports import SideExports
 from megacode.config.load import ConfigError
 from megacode.config.problem import Problem
 from megacode.config.schema import RunConfig
@@ -21,7 +24,7 @@ from megacode.train.feed import Feed, open_feed
 from megacode.train.journal import Journal
 from megacode.train.kernels import choose_kernels
 from megacode.train.place import Place
-from megacode.train.resume import resume, save
+from megacode.train.resume import open_saver, resume, save
 from megacode.train.signals import StopRequest
 from megacode.train.step import train_step
 from megacode.train.timeline import Recorder, write_timeline
@@ -54,13 +57,24 @@ def _train_in_world(
     _on_rank_0(groups, lambda: _open_folder(run))
     if journal:
         journal.start(done, kernels, feed.epochs, _entropy(feed))
-    finished = _steps(run, done, recorder, journal, stop)
+    saver = open_saver(run)
+    exports = SideExports(run.folder.path, config.checkpoint.export_every if groups.rank == 0 else 0)
+    finished = _steps(run, done, saver, exports, recorder, journal, stop)
     _on_rank_0(groups, lambda: (run.folder.finished if finished else run.folder.stopped).touch())
     barrier(groups.world)
+    exports.finish(wait=finished)  # after the barrier, which would not wait for as long as an export may take
     return finished
 
 
-def _steps(run: Run, done: int, recorder: Recorder, journal: Journal | None, stop: StopRequest) -> bool:
+def _steps(
+    run: Run,
+    done: int,
+    saver: Saver,
+    exports: SideExports,
+    recorder: Recorder,
+    journal: Journal | None,
+    stop: StopRequest,
+) -> bool:
     """The loop; returns whether it reached the last step."""
     config = run.config
     bar = console.progress("training", config.train.steps) if journal else nullcontext(lambda count: None)
@@ -68,7 +82,7 @@ def _steps(run: Run, done: int, recorder: Recorder, journal: Journal | None, sto
         advance(done)
         for step in range(done + 1, config.train.steps + 1):
             recorder.clear()
-            report = train_step(run, step, bool(stop.name))
+            report = train_step(run, step, bool(stop.name) or saver.fenced)
             if journal:
                 journal.step(report)
             advance(1)
@@ -79,13 +93,36 @@ def _steps(run: Run, done: int, recorder: Recorder, journal: Journal | None, sto
                 losses = validate(run)
                 if journal:
                     journal.validation(step, losses)
-            if is_last or report.stop or _due(step, config.checkpoint.every):
-                save(run, step)
+            if is_last or report.stop or _is_saved(config, step):
+                save(run, saver, step)
+            if is_last or report.stop:
+                _end_saving(saver, exports, journal)
+            _tell_of_saves(saver, exports, journal)
             if report.stop and not is_last:
                 if journal:
                     console.say(f"asked to stop: saved step {step}; start again to go on")
                 return False
     return True
+
+
+def _end_saving(saver: Saver, exports: SideExports, journal: Journal | None) -> None:
+    """Wait for the last save; it must be there."""
+    try:
+        saver.finish()
+    finally:
+        _tell_of_saves(saver, exports, journal)
+
+
+def _tell_of_saves(saver: Saver, exports: SideExports, journal: Journal | None) -> None:
+    for outcome in saver.outcomes():
+        if journal:
+            journal.checkpoint(outcome)
+        if not outcome.failure:
+            exports.committed(committed_folder(exports.run, outcome.step), outcome.step)
+
+
+def _is_saved(config: RunConfig, step: int) -> bool:
+    return _due(step, config.checkpoint.every) or _due(step, config.checkpoint.export_every)
 
 
 def _due(step: int, every: int) -> bool:

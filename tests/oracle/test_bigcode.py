@@ -93,12 +93,6 @@ def test_an_export_that_computes_something_else_is_refused(
     assert not (tmp_path / "model").exists()
 
 
-def test_what_gpt_bigcode_has_not_is_refused() -> None:
-    for model, told in (({"window": 5}, "no sliding window"), ({"kv_heads": 2}, "1 or 4 key-value heads")):
-        with pytest.raises(CheckpointError, match=told):
-            dict(hub_tensors(tiny_config(model=model).model, lambda name: torch.zeros(1)))
-
-
 def test_a_head_of_its_own(tmp_path: Path) -> None:
     make_data(tmp_path / "data")
     config = disk_config(tmp_path / "data", tmp_path / "run", model={"vocab": 512, "tied": False}, train={"steps": 4})

@@ -35,7 +35,12 @@ def disk_config(data: Path, folder: Path, **sections: dict[str, Any]) -> RunConf
     """The tiny run on the files in `data`, with its state in `folder`."""
     own: dict[str, dict[str, Any]] = {
         "model": {"vocab": VOCAB},
-        "data": {"train": str(data / "train"), "validation": str(data / "validation"), "tokenizer": str(data)},
+        "data": {
+            "train": str(data / "train"),
+            "validation": str(data / "validation"),
+            "tokenizer": str(data),
+            "fim": {"across_samples": True},  # samples of 32 tokens hold no file whole
+        },
         "train": {"steps": 16, "validate_sequences": 8, "validate_every": 8},
         "checkpoint": {"folder": str(folder), "every": 3},
     }

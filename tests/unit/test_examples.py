@@ -65,6 +65,16 @@ def test_starcoder2_is_the_base_stage() -> None:
     assert _rate(config) == (3e-4, 3e-5, 1000, 1_200_000, 1_200_000)
 
 
+@pytest.mark.parametrize(("base", "long"), [("starcoder2_3b", "starcoder2_3b_16k")])
+def test_the_longer_context_changes_what_its_sources_name_and_nothing_else(base: str, long: str) -> None:
+    first, second = (load_config(EXAMPLES / f"{name}.toml") for name in (base, long))
+    changed = {"context": 16384, "window": 4096, "rope_theta": 999999.4420358813}
+    assert second.model == first.model.model_copy(update=changed)
+    assert second.data.sequence == 16384 and second.tokens_per_step == first.tokens_per_step
+    assert _rate(second) == (3e-5, 3e-6, 1000, 80_000, 80_000)
+    assert second.checkpoint.init_from == f"{first.checkpoint.folder}/step-{first.train.steps:08d}"
+
+
 def _rate(config: RunConfig) -> tuple[float, float, int, int | None, int]:
     optim = config.optim
     return optim.lr, optim.lr_min, optim.lr_warmup, optim.lr_decay, config.train.steps

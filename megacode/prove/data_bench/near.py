@@ -35,10 +35,10 @@ def near_rates(contents: Sequence[str], rounds: int = 3) -> dict[str, object]:
         "megacode, signatures only": _ours_signatures,
         "rensa": _rensa,
     }
-    if importlib.util.find_spec("datasketch"):
+    if all(importlib.util.find_spec(name) for name in ("datasketch", "scipy")):
         engines["datasketch"] = _datasketch
     else:
-        notes.append("datasketch is not installed here: not measured")
+        notes.append("datasketch (with scipy) is not installed here: not measured")
     best: dict[str, float] = {}
     dropped: dict[str, int | None] = {}
     for turn in range(rounds):

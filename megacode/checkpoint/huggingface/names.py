@@ -1,0 +1,72 @@
+"""Both directions between megacode's logical tensors and a Hugging Face architecture, whichever it is.
+
+A family is a module (bigcode.py, starcoder2.py) that says how each tensor of one side is made of the other's. Shapes
+follow from the same functions, run on tensors without contents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from megacode.checkpoint.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from megacode.config.schema import ModelConfig
+
+ReadTensor = Callable[[str], Tensor]
+Shapes = dict[str, tuple[int, ...]]
+
+
+def logical_shapes(model: ModelConfig) -> Shapes:
+    """Every logical tensor of the model with its global shape, in the order of a forward pass."""
+    hidden, keys = model.hidden, model.kv_heads * model.head_width
+    shapes: Shapes = {"embedding.tokens.weight": (model.vocab, hidden)}
+    if model.positions == "learned":
+        shapes["embedding.positions.weight"] = (model.context, hidden)
+    parts = {
+        "attention_norm": (hidden,),
+        "attention.query": (hidden, hidden),
+        "attention.key_value": (2, keys, hidden),
+        "attention.out": (hidden, hidden),
+        "mlp_norm": (hidden,),
+        "mlp.up": (model.ffn, hidden),
+        "mlp.down": (hidden, model.ffn),
+    }
+    for layer in range(model.layers):
+        for part, shape in parts.items():
+            shapes[f"layers.{layer}.{part}.weight"] = shape
+            shapes[f"layers.{layer}.{part}.bias"] = shape if len(shape) == 1 else shape[:-1]
+    shapes |= {"final_norm.weight": (hidden,), "final_norm.bias": (hidden,)}
+    if not model.tied:
+        shapes["head.weight"] = (model.vocab, hidden)
+    return shapes
+
+
+def hub_shapes(family: ModuleType, model: ModelConfig) -> Shapes:
+    """Every tensor of the Hugging Face model with its shape, in the order in which `hub_tensors` makes them."""
+    hub: Iterator[tuple[str, Tensor]] = family.hub_tensors(model, _without_contents(logical_shapes(model)))
+    return {name: tuple(tensor.shape) for name, tensor in hub}
+
+
+def _without_contents(shapes: Mapping[str, tuple[int, ...]]) -> ReadTensor:
+    return lambda name: torch.empty(shapes[name], device="meta")
+
+
+def twin_of(model: ModelConfig) -> ModuleType:
+    """The family whose architecture computes what `model` does.
+
+    Raises CheckpointError that names everything in which the model has no twin at Hugging Face.
+    """
+    from megacode.checkpoint.huggingface import bigcode, starcoder2
+
+    family = starcoder2 if model.positions == "rotary" else bigcode
+    if lacks := list(family.lacks(model)):
+        raise CheckpointError(
+            f"{family.ARCHITECTURES[0]} has {', and '.join(lacks)}; this model cannot be written for Hugging Face"
+        )
+    return family
