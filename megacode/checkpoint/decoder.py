@@ -13,7 +13,7 @@ from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.read import CheckpointReader
 from megacode.config.load import parse_config
 from megacode.config.schema import RunConfig
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.kernels.dispatch import choose
 from megacode.model.chunk import Chunk
 from megacode.model.stage import DTYPES, Stage

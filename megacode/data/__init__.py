@@ -1,6 +1,12 @@
-"""From files of code to micro-batches: prepare, tokenize, index, fill in the middle, sample.
+"""From files of code to micro-batches, in the order of the rooms inside:
 
-The path of a document: `prepare` filters and deduplicates it into `train.jsonl.zst`, `tokenize` encodes it into
-`train.bin/.idx`, `SampleStream` permutes, infills and packs it, `BatchPlan` hands it to a data-parallel rank.
-Everything after `.bin/.idx` is a pure function of (seed, position): no state to save, nothing to restore.
+    prepare     folders and tables -> documents: filtered, deduplicated, redacted, split     (formats, languages)
+    tokenizers  text <-> tokens
+    shards      documents -> .bin/.idx with a table and checksums; removal
+    infill      fill-in-the-middle on whole documents
+    stream      number n -> source, order, packing -> sample n
+    batches     samples -> the micro-batches of a data-parallel rank, made ahead by `prefetch`
+    inspect     audits, names and counts for people
+
+Everything after the shards is a pure function of (seed, number): no state to save, nothing to restore.
 """

@@ -14,7 +14,7 @@ import torch
 from megacode.checkpoint.decoder import load_decoder, saved_config, saved_tokenizer
 from megacode.checkpoint.folders import find_checkpoint
 from megacode.checkpoint.read import CheckpointReader
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.layers.forward_pass import ForwardPass
 from megacode.model.chunk import Chunk
 

@@ -12,13 +12,13 @@ from typing import NamedTuple
 from megacode.config.schema import DataConfig, RunConfig, SourceConfig
 from megacode.data.batches import BatchPlan
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
 from megacode.data.infill import FimPolicy, Infiller
-from megacode.data.shard_names import shard_prefixes
-from megacode.data.sidecar import open_shard, read_sidecar
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.names import shard_prefixes
+from megacode.data.shards.sidecar import open_shard, read_sidecar
 from megacode.data.stream.blend import Blend, Phase
 from megacode.data.stream.stream import SampleStream, SourceShards
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 # Every evaluation of every run reads the same samples with the same cuts, so that losses compare.
 VALIDATION_SEED = 0

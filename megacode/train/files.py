@@ -7,7 +7,7 @@ from pathlib import Path
 
 from megacode.config.problem import Problem
 from megacode.config.schema import RunConfig
-from megacode.data.shard_names import missing_parts, shard_prefixes
+from megacode.data.shards.names import missing_parts, shard_prefixes
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from megacode.checkpoint.side_exports import SideExports
 from megacode.config.load import ConfigError
 from megacode.config.problem import Problem
 from megacode.config.schema import RunConfig
-from megacode.data.entropy import unigram_entropy
+from megacode.data.shards.entropy import unigram_entropy
 from megacode.kernels.dispatch import Implementations
 from megacode.parallel.collectives import barrier
 from megacode.parallel.groups import Groups, joined_world

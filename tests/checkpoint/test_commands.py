@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.read import CheckpointReader
-from megacode.cli_checkpoint import checkpoint_app
+from megacode.cli.checkpoint import checkpoint_app
 
 PARALLEL = {"tp": 2, "pp": 2}
 

@@ -13,7 +13,7 @@ from hub_files import BIGCODE, edit_config, write_hub
 from typer.testing import CliRunner
 
 from megacode.checkpoint.errors import CheckpointError
-from megacode.cli_huggingface import register
+from megacode.cli.huggingface import register
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from megacode.checkpoint.huggingface.export import export
 from megacode.checkpoint.huggingface.import_model import ImportOptions, import_model
 from megacode.checkpoint.read import CheckpointReader
 from megacode.config import RunConfig, load_config
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.prove.ranks import run_ranks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

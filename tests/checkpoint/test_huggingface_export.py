@@ -22,7 +22,7 @@ from megacode.checkpoint.huggingface.import_model import ImportOptions, import_m
 from megacode.checkpoint.huggingface.names import twin_of
 from megacode.checkpoint.huggingface.replacing import replacing_folder
 from megacode.config.schema import ModelConfig
-from megacode.data.tokenizer import train_bpe
+from megacode.data.tokenizers.tokenizer import train_bpe
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from megacode.checkpoint.huggingface.names import logical_shapes
 from megacode.checkpoint.read import CheckpointReader, verify
 from megacode.config.load import parse_config
 from megacode.data.errors import DataError
-from megacode.data.tokenizer import Tokenizer, train_bpe
+from megacode.data.tokenizers.tokenizer import Tokenizer, train_bpe
 from megacode.evaluate.complete import Completer, Sampling
 
 BOTH = pytest.mark.parametrize("model", [BIGCODE, STARCODER2], ids=["bigcode", "starcoder2"])

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacode.data.indexed import ShardReader, ShardWriter
-from megacode.data.tokenizer import Tokenizer, train_bpe
+from megacode.data.shards.indexed import ShardReader, ShardWriter
+from megacode.data.tokenizers.tokenizer import Tokenizer, train_bpe
 
 FILES = ("argparse.py", "ast.py", "bisect.py", "csv.py", "dis.py", "enum.py", "glob.py", "heapq.py", "json/decoder.py")
 

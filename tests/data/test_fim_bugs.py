@@ -15,14 +15,14 @@ import pytest
 from megacode.data.batches import BatchPlan
 from megacode.data.documents import Document, with_parts, write_documents
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
 from megacode.data.infill import LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimKey, FimPolicy, Infiller
 from megacode.data.infill.cuts import Cut, tokens_between
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.tokenize import tokenize
 from megacode.data.stream.blend import Blend, Phase
 from megacode.data.stream.plan import write_plan
 from megacode.data.stream.stream import SampleStream, SourceShards
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.train.feed import open_feed, validation_kinds
 
 Shard = Callable[..., ShardReader]

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from megacode.data.entropy import unigram_entropy
 from megacode.data.errors import DataError
-from megacode.data.indexed import HEADER, MAGIC, ShardReader, ShardWriter, bin_path, idx_path
+from megacode.data.shards.entropy import unigram_entropy
+from megacode.data.shards.indexed import HEADER, MAGIC, ShardReader, ShardWriter, bin_path, idx_path
 
 Shard = Callable[..., ShardReader]
 DOCUMENTS = [[5, 6, 7, 0], [1499, 0], [0], [*range(100, 400), 0]]

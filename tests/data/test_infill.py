@@ -21,7 +21,7 @@ from megacode.data.infill import (
     Infiller,
     invert_fim,
 )
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 ALWAYS = FimPolicy(1.0, 0.5, repository_rate=1.0)
 FILE_SEP = 6

@@ -10,15 +10,15 @@ import pytest
 
 from megacode.data.batches import BatchPlan
 from megacode.data.documents import Document, write_documents
-from megacode.data.indexed import ShardReader
 from megacode.data.infill import CUT, FimKey, FimPolicy, FimResult, Infiller
 from megacode.data.inspect.audit import audit, render_audit
 from megacode.data.inspect.stats import render_stats, shard_stats
 from megacode.data.inspect.which import render_seen, which
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.tokenize import tokenize
 from megacode.data.stream.blend import Blend, Phase
 from megacode.data.stream.stream import SampleStream, SourceShards
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 POLICY = FimPolicy()
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from megacode.data.documents import Document, write_documents
-from megacode.data.indexed import ShardReader, ShardWriter, bin_path, idx_path
-from megacode.data.removal import remove_documents
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.shards.indexed import ShardReader, ShardWriter, bin_path, idx_path
+from megacode.data.shards.removal import remove_documents
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

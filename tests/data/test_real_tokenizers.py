@@ -19,10 +19,10 @@ from gguf_vocabulary import rebuild
 
 from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
-from megacode.data.sentinels import SENTINELS
-from megacode.data.tokenize import LOSSY, tokenize
-from megacode.data.tokenizer import Tokenizer, import_tokenizer
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.tokenize import LOSSY, tokenize
+from megacode.data.tokenizers.sentinels import SENTINELS
+from megacode.data.tokenizers.tokenizer import Tokenizer, import_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

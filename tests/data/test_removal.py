@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from megacode.data import document_table, removal
 from megacode.data.document_files import sha256_of
-from megacode.data.document_table import DocumentTable, table_path
 from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader, bin_path, idx_path
-from megacode.data.removal import remove_documents
-from megacode.data.removal_list import RemovalList, load_removal_list
-from megacode.data.shard_check import verify_shard
-from megacode.data.sidecar import open_shard, read_sidecar, sidecar_path
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer
-from megacode.data.tombstones import read_tombstones, tombstones_path
+from megacode.data.shards import document_table, removal
+from megacode.data.shards.check import verify_shard
+from megacode.data.shards.document_table import DocumentTable, table_path
+from megacode.data.shards.indexed import ShardReader, bin_path, idx_path
+from megacode.data.shards.removal import remove_documents
+from megacode.data.shards.removal_list import RemovalList, load_removal_list
+from megacode.data.shards.sidecar import open_shard, read_sidecar, sidecar_path
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.shards.tombstones import read_tombstones, tombstones_path
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 DOCUMENTS = 40
 SECRET = "the_secret_of_{}"

@@ -15,11 +15,17 @@ from hypothesis import strategies as st
 
 from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
-from megacode.data.sentencepiece_model import USER_DEFINED, read_form
-from megacode.data.sentencepiece_tokenizer import SentencePieceEngine, train_model
-from megacode.data.sentinels import REQUIRED, SENTINELS
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer, find_tokenizer, import_tokenizer, train_bpe, train_sentencepiece
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.tokenizers.sentencepiece_model import USER_DEFINED, read_form
+from megacode.data.tokenizers.sentencepiece_tokenizer import SentencePieceEngine, train_model
+from megacode.data.tokenizers.sentinels import REQUIRED, SENTINELS
+from megacode.data.tokenizers.tokenizer import (
+    Tokenizer,
+    find_tokenizer,
+    import_tokenizer,
+    train_bpe,
+    train_sentencepiece,
+)
 
 TROUBLE = "  two  \t\ttabs\r\n\r\n    trailing \u2581\u2581x \0 \ufffd \ufeff ﬁ e\u0301 \u3000 \U00040000 🙂\n\n"
 

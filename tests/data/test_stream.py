@@ -15,15 +15,15 @@ import torch
 from megacode.data.batches import BatchPlan
 from megacode.data.draws import INFILL, words
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
 from megacode.data.infill import FimKey, FimPolicy, Infiller
 from megacode.data.microbatch import micro_batch_of
 from megacode.data.prefetch import Prefetcher
+from megacode.data.shards.indexed import ShardReader
 from megacode.data.stream.blend import Blend, Phase
 from megacode.data.stream.plan import PackingPlan, best_fit, plan_path, write_plan
 from megacode.data.stream.sample import Sample
 from megacode.data.stream.stream import SampleStream, SourceShards
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 Shard = Callable[..., ShardReader]
 PAD = 4
@@ -313,6 +313,6 @@ def test_training_needs_no_preparation_library() -> None:
     absent = ("pyarrow", "rensa", "zstandard", "transformers", "datatrove", "tree_sitter", "bs4", "detect_secrets")
     code = (
         f"import sys; sys.modules.update({{name: None for name in {absent}}});"
-        "import megacode.train.feed, megacode.data.entropy, megacode.data.prefetch"
+        "import megacode.train.feed, megacode.data.shards.entropy, megacode.data.prefetch"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,7 +9,7 @@ from megacode.data.errors import DataError
 from megacode.data.infill import PSM, FimKey, FimPolicy, Infiller
 from megacode.data.infill.invert import arranged_pieces
 from megacode.data.infill.syntax import GRAMMARS, SyntaxCuts
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 POLICY = FimPolicy(rate=1.0, spm_rate=0.0, by_syntax=True)
 PROGRAMS = {

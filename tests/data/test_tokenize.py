@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from megacode.data import encoding, shard_set
 from megacode.data.document_files import sha256_of
-from megacode.data.document_table import DocumentTable, table_path
 from megacode.data.documents import Document, read_documents, write_documents
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader, bin_path, idx_path
-from megacode.data.removal_list import RemovalList
-from megacode.data.shard_check import verify_shard
-from megacode.data.shard_names import shard_prefixes
-from megacode.data.shard_set import set_path
-from megacode.data.sidecar import open_shard, read_sidecar, sidecar_path
-from megacode.data.tokenize import LOSSY, REMOVED, tokenize
-from megacode.data.tokenizer import Tokenizer, train_bpe
+from megacode.data.shards import encoding, shard_set
+from megacode.data.shards.check import verify_shard
+from megacode.data.shards.document_table import DocumentTable, table_path
+from megacode.data.shards.indexed import ShardReader, bin_path, idx_path
+from megacode.data.shards.names import shard_prefixes
+from megacode.data.shards.removal_list import RemovalList
+from megacode.data.shards.shard_set import set_path
+from megacode.data.shards.sidecar import open_shard, read_sidecar, sidecar_path
+from megacode.data.shards.tokenize import LOSSY, REMOVED, tokenize
+from megacode.data.tokenizers.tokenizer import Tokenizer, train_bpe
 from megacode.prove.data_bench.tokenization import tokenize_rates
 
 LANGUAGES = ("python", "c#", "objective c", "")

@@ -17,9 +17,9 @@ from tokenizers import Tokenizer as Backend
 
 from megacode.data.documents import Document, write_documents
 from megacode.data.errors import DataError
-from megacode.data.sentinels import SENTINELS
-from megacode.data.tokenizer import Tokenizer, import_tokenizer, train_bpe
-from megacode.data.tokenizer_training import train_on_documents
+from megacode.data.tokenizers.sentinels import SENTINELS
+from megacode.data.tokenizers.tokenizer import Tokenizer, import_tokenizer, train_bpe
+from megacode.data.tokenizers.training import train_on_documents
 
 
 def test_sentinels_are_the_families_own() -> None:

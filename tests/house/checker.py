@@ -117,7 +117,7 @@ def check_package(source: Source) -> Iterator[Finding]:
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Global):
             yield source.found(node, "global", f"{', '.join(node.names)}: pass it by hand")
-        if source.inner != "cli.py" and _reads_environment(node):
+        if not source.inner.startswith("cli/") and _reads_environment(node):
             yield source.found(node, "environment", "read it in cli.py or launch/ and pass it on")
         if source.inner != "console.py" and isinstance(node, ast.Name) and node.id == "print":
             yield source.found(node, "print", "use megacode.console")

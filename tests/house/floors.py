@@ -34,7 +34,7 @@ FLOORS = MappingProxyType(
     }
 )
 FOR_ALL = frozenset({"console", "errors", "kernels"})  # on floor 0, and known to the others there
-ENTRANCES = frozenset({"cli", "cli_data", "cli_checkpoint", "cli_huggingface", "__main__"})  # import anything; nothing but __main__ imports them
+ENTRANCES = frozenset({"cli", "__main__"})  # import anything; nothing but __main__ imports them
 WITHOUT_TORCH = frozenset({"config", "layout", "plan", "metrics", "console", "errors"})
 
 

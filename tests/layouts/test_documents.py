@@ -14,8 +14,8 @@ from torch import Tensor
 
 from megacode.data.documents import Document, write_documents
 from megacode.data.microbatch import MicroBatch
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import train_bpe
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.tokenizers.tokenizer import train_bpe
 from megacode.layers.dropout import Draw
 from megacode.layers.forward_pass import ForwardPass
 from megacode.model.chunk import Chunk

@@ -17,7 +17,7 @@ from megacode.checkpoint.errors import CheckpointError
 from megacode.checkpoint.huggingface import bigcode
 from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface.bigcode import hub_config, hub_tensors
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.layers.forward_pass import ForwardPass
 from megacode.layout.schedules import make_schedule
 from megacode.layout.stages import Placement

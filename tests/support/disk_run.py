@@ -10,8 +10,8 @@ from tiny import tiny_config
 
 from megacode.config.schema import RunConfig
 from megacode.data.documents import Document, write_documents
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import train_bpe
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.tokenizers.tokenizer import train_bpe
 from megacode.train.loop import train
 from megacode.train.place import Place
 from megacode.train.signals import StopRequest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from megacode.data.documents import Document, from_json, to_json
-from megacode.data.sentinels import SENTINELS
+from megacode.data.tokenizers.sentinels import SENTINELS
 
 
 def check_formatted(document: Document, family: str) -> list[str]:

@@ -22,7 +22,7 @@ from megacode.checkpoint.huggingface.replacing import replacing_folder
 from megacode.checkpoint.read import CheckpointReader
 from megacode.checkpoint.stream import Entry, write_tensors
 from megacode.config.schema import ModelConfig
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 from megacode.model.stage import DTYPES
 
 SHARD_BYTES = 4 << 30

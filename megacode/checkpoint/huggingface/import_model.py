@@ -30,7 +30,7 @@ from megacode.checkpoint.read import CheckpointReader
 from megacode.checkpoint.save import write_file, write_manifest
 from megacode.config.problem import Problem, render_problems
 from megacode.config.schema import ModelConfig
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 FILE_BYTES = 4 << 30
 PRECISIONS = MappingProxyType({"BF16": "bf16", "F16": "fp16", "F32": "fp32"})

@@ -12,7 +12,7 @@ from typing import Any
 
 from megacode.data.documents import Document
 from megacode.data.errors import DataError
-from megacode.data.sentinels import SENTINELS
+from megacode.data.tokenizers.sentinels import SENTINELS
 
 Row = Mapping[str, Any]
 

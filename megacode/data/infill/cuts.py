@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 MOST_WORD_TOKENS = 32  # how far from a cut the start of a word is looked for
 

@@ -21,7 +21,7 @@ from megacode.data.infill.cuts import MOST_WORD_TOKENS, Characters, Cut, tokens_
 from megacode.data.infill.pieces import Piece, PieceFinder
 from megacode.data.infill.policy import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
 from megacode.data.infill.syntax import SyntaxCuts
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 SENTINELS_PER_PIECE = 3
 

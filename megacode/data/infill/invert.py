@@ -8,7 +8,7 @@ import numpy as np
 
 from megacode.data.errors import DataError
 from megacode.data.infill.policy import PSM, SPM
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 
 class Arranged(NamedTuple):

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from megacode.data.sentinels import END_OF_TEXT
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.sentinels import END_OF_TEXT
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 # After these comes a line of metadata and then code; StarCoder's, arXiv 2305.06161, section 3.
 HEADS = ("<reponame>", "<filename>", "<gh_stars>")

@@ -17,7 +17,7 @@ import numpy as np
 from megacode.data.errors import DataError
 from megacode.data.infill.cuts import Cut
 from megacode.data.languages.files import language_of
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 # language -> (module of the grammar, its function)
 GRAMMARS = MappingProxyType(

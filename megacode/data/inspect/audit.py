@@ -17,7 +17,7 @@ from megacode.data.infill import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID
 from megacode.data.infill.invert import Arranged, arranged_pieces, invert_fim
 from megacode.data.infill.policy import FimPolicy
 from megacode.data.stream.stream import SampleStream
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 MOST_FINDINGS = 20
 

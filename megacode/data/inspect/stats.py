@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from megacode.data.document_table import DocumentTable
-from megacode.data.indexed import ShardReader
-from megacode.data.sidecar import read_sidecar
+from megacode.data.shards.document_table import DocumentTable
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.sidecar import read_sidecar
 
 SHOWN_LANGUAGES = 8
 

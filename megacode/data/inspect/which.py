@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from megacode.data.batches import BatchPlan
-from megacode.data.document_table import DocumentRow, DocumentTable, table_path
+from megacode.data.shards.document_table import DocumentRow, DocumentTable, table_path
 from megacode.data.stream.stream import SampleStream
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
+from megacode.data.shards.indexed import ShardReader
 from megacode.data.stream.sample import Span
 
 

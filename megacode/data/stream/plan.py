@@ -18,7 +18,7 @@ import numpy as np
 
 from megacode.data.atomic import replacing
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
+from megacode.data.shards.indexed import ShardReader
 
 GROUP_DOCUMENTS = 1 << 14
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
 from megacode.data.infill import FimKey, FimResult, Infiller
+from megacode.data.shards.indexed import ShardReader
 from megacode.data.stream.blend import Blend
 from megacode.data.stream.circle import TokenCircle
 from megacode.data.stream.packing import BestFit, Concatenated, Packing

@@ -24,8 +24,8 @@ from megacode.prove.bench.bubble import Pass, simulated_bubble
 from megacode.prove.peers.worker import Serve, Setup, work
 from megacode.prove.synthetic import synthetic_plan
 from megacode.train.assemble import Run, assemble, join_groups
-from megacode.train.feed import Feed
 from megacode.train.device import claim_device
+from megacode.train.feed import Feed
 from megacode.train.kernels import choose_kernels
 from megacode.train.place import Place
 from megacode.train.step import train_step

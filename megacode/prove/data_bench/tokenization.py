@@ -13,12 +13,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from megacode.data.byte_level import ByteLevelEngine
 from megacode.data.document_files import Documents, document_files, read_all, texts_of
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
-from megacode.data.tokenize import tokenize
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.tokenize import tokenize
+from megacode.data.tokenizers.byte_level import ByteLevelEngine
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 BARE_CHARACTERS = 16_000_000  # in one call: the library keeps some hundred bytes for each token until it returns
 

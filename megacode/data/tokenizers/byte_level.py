@@ -16,8 +16,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from megacode.data.atomic import write_text
 from megacode.data.errors import DataError
-from megacode.data.sentinels import END_OF_TEXT, SENTINELS, missing_sentinels
-from megacode.data.token_table import byte_level_pieces
+from megacode.data.tokenizers.sentinels import END_OF_TEXT, SENTINELS, missing_sentinels
+from megacode.data.tokenizers.token_table import byte_level_pieces
 
 TOKENIZER_FILE = "tokenizer.json"
 ALPHABET = 256

@@ -10,7 +10,7 @@ from megacode.console import progress
 from megacode.data.atomic import write_text
 from megacode.data.document_files import Documents, document_files, read_all, sha256_of_all, texts_of
 from megacode.data.errors import DataError
-from megacode.data.tokenizer import Tokenizer, train_bpe, train_sentencepiece
+from megacode.data.tokenizers.tokenizer import Tokenizer, train_bpe, train_sentencepiece
 
 MADE_FROM = "made_from.json"
 KINDS = ("bpe", "sentencepiece-unigram", "sentencepiece-bpe")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from megacode.data.atomic import write_text
 from megacode.data.errors import DataError
-from megacode.data.removal_list import RemovalList
+from megacode.data.shards.removal_list import RemovalList
 
 FORMAT = 1
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from megacode.data.document_files import sha256_of
-from megacode.data.document_table import DocumentTable, table_path
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader, bin_path, idx_path
-from megacode.data.sidecar import Sidecar, check_counts, read_sidecar, sidecar_path
-from megacode.data.tombstones import read_tombstones, tombstones_path
+from megacode.data.shards.document_table import DocumentTable, table_path
+from megacode.data.shards.indexed import ShardReader, bin_path, idx_path
+from megacode.data.shards.sidecar import Sidecar, check_counts, read_sidecar, sidecar_path
+from megacode.data.shards.tombstones import read_tombstones, tombstones_path
 
 TOKENS_AT_ONCE = 1 << 24
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from megacode.data.atomic import write_text
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
-from megacode.data.tokenizer import Tokenizer
-from megacode.data.tombstones import tombstones_path
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.tombstones import tombstones_path
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)

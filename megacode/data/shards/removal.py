@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 
 from megacode.data.document_files import sha256_of
-from megacode.data.document_table import DocumentRow, DocumentTable, rewrite, table_path
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader, bin_path
-from megacode.data.removal_list import RemovalList
-from megacode.data.sidecar import check_counts, read_sidecar, sidecar_path, write_sidecar
-from megacode.data.tombstones import Request, Tombstones, read_tombstones, tombstones_path, write_tombstones
+from megacode.data.shards.document_table import DocumentRow, DocumentTable, rewrite, table_path
+from megacode.data.shards.indexed import ShardReader, bin_path
+from megacode.data.shards.removal_list import RemovalList
+from megacode.data.shards.sidecar import check_counts, read_sidecar, sidecar_path, write_sidecar
+from megacode.data.shards.tombstones import Request, Tombstones, read_tombstones, tombstones_path, write_tombstones
 
 NOBODY = RemovalList()
 

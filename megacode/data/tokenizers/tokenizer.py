@@ -13,11 +13,11 @@ from typing import Protocol
 
 from tokenizers import Tokenizer as Backend
 
-from megacode.data.byte_level import TOKENIZER_FILE, ByteLevelEngine, train_byte_level
 from megacode.data.errors import DataError
-from megacode.data.sentencepiece_tokenizer import MODEL_FILE, SentencePieceEngine, train_model
-from megacode.data.sentinels import END_OF_TEXT, FIM_MIDDLE, FIM_PAD, FIM_PREFIX, FIM_SUFFIX, SENTINELS
-from megacode.data.token_table import TokenTable
+from megacode.data.tokenizers.byte_level import TOKENIZER_FILE, ByteLevelEngine, train_byte_level
+from megacode.data.tokenizers.sentencepiece_tokenizer import MODEL_FILE, SentencePieceEngine, train_model
+from megacode.data.tokenizers.sentinels import END_OF_TEXT, FIM_MIDDLE, FIM_PAD, FIM_PREFIX, FIM_SUFFIX, SENTINELS
+from megacode.data.tokenizers.token_table import TokenTable
 
 LETTERS = "ﬁ Å é e\u0301 ① 日本\u3000語 \u2581\u2581 \ufeff🙂 \U000e0041 "  # what normalizations change
 PROBE = "".join(map(chr, range(0x250))) + " x  y\t\tz\r\n\n    " + LETTERS

@@ -20,8 +20,16 @@ import sentencepiece
 
 from megacode.data.atomic import replacing
 from megacode.data.errors import DataError
-from megacode.data.sentencepiece_model import BYTE, CONTROL, UNKNOWN, USER_DEFINED, ModelForm, Piece, read_form
-from megacode.data.sentinels import SENTINELS, missing_sentinels
+from megacode.data.tokenizers.sentencepiece_model import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    ModelForm,
+    Piece,
+    read_form,
+)
+from megacode.data.tokenizers.sentinels import SENTINELS, missing_sentinels
 
 MODEL_FILE = "tokenizer.model"
 SPACE_MARK = "\u2581"

@@ -17,7 +17,7 @@ import numpy as np
 
 from megacode.data.documents import Document
 from megacode.data.errors import DataError
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 CHUNK_CHARACTERS = 2_000_000
 AT_ONCE = 2

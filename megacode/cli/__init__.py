@@ -17,9 +17,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from megacode import console
-from megacode.cli_checkpoint import checkpoint_app
-from megacode.cli_data import data_app
-from megacode.cli_huggingface import register as register_hugging_face
+from megacode.cli.checkpoint import checkpoint_app
+from megacode.cli.data import data_app
+from megacode.cli.huggingface import register as register_hugging_face
 from megacode.errors import MegacodeError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -104,7 +104,7 @@ def train_tokenizer(
     kind: Annotated[str, typer.Option(help="bpe, sentencepiece-unigram or sentencepiece-bpe")] = "bpe",
 ) -> None:
     """Train a tokenizer with the sentinels of StarCoder or StarCoder2."""
-    from megacode.data.tokenizer_training import train_on_documents
+    from megacode.data.tokenizers.training import train_on_documents
 
     tokenizer, reused = train_on_documents(documents, out, vocab_size, family, kind)
     console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}" + " (reused)" * reused)
@@ -116,7 +116,7 @@ def import_tokenizer(
     out: Out,
 ) -> None:
     """Check a ready tokenizer and copy it into a folder that runs can use."""
-    from megacode.data.tokenizer import import_tokenizer
+    from megacode.data.tokenizers.tokenizer import import_tokenizer
 
     tokenizer = import_tokenizer(source, out)
     console.result(f"{out}: {tokenizer.vocab_size:,} tokens, {tokenizer.fingerprint[:12]}")
@@ -137,9 +137,9 @@ def tokenize(
     as_json: AsJson = False,
 ) -> None:
     """Turn documents into shards in Megatron's .bin/.idx format."""
-    from megacode.data.removal_list import RemovalList, load_removal_list
-    from megacode.data.tokenize import tokenize
-    from megacode.data.tokenizer import Tokenizer
+    from megacode.data.shards.removal_list import RemovalList, load_removal_list
+    from megacode.data.shards.tokenize import tokenize
+    from megacode.data.tokenizers.tokenizer import Tokenizer
 
     removed = load_removal_list(removal_list) if removal_list else RemovalList()
     report = tokenize(

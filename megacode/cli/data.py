@@ -67,8 +67,8 @@ def which(
 @data_app.command()
 def stats(shards: Shards, as_json: AsJson = False) -> None:
     """Count what is in shards: documents, tokens, lengths, languages, removals."""
-    from megacode.data.indexed import ShardReader
     from megacode.data.inspect.stats import render_stats, shard_stats
+    from megacode.data.shards.indexed import ShardReader
 
     found = [shard_stats(ShardReader(prefix)) for prefix in _prefixes(shards)]
     console.result_json([asdict(one) for one in found]) if as_json else console.result(render_stats(found))
@@ -79,7 +79,7 @@ def pack(
     shards: Shards, sequence: Annotated[int, typer.Option(min=1, help="data.sequence of the runs, tokens")]
 ) -> None:
     """Plan best-fit packing beside each shard, for runs with data.packing = "best-fit"."""
-    from megacode.data.indexed import ShardReader
+    from megacode.data.shards.indexed import ShardReader
     from megacode.data.stream.plan import plan_path, write_plan
 
     for prefix in _prefixes(shards):
@@ -92,7 +92,7 @@ def pack(
 @data_app.command()
 def verify(shards: Shards) -> None:
     """Read every byte of the shards and compare it with the checksums beside them."""
-    from megacode.data.shard_check import verify_shard
+    from megacode.data.shards.check import verify_shard
 
     problems = []
     for prefix in _prefixes(shards):
@@ -112,8 +112,8 @@ def remove(
     as_json: AsJson = False,
 ) -> None:
     """Take documents out of built shards: their tokens are overwritten, and training passes over their places."""
-    from megacode.data.removal import remove_documents
-    from megacode.data.removal_list import load_removal_list
+    from megacode.data.shards.removal import remove_documents
+    from megacode.data.shards.removal_list import load_removal_list
 
     asked, today = load_removal_list(removal_list), date.today().isoformat()
     reports = [remove_documents(prefix, asked, who=who, when=today, why=why) for prefix in _prefixes(shards)]
@@ -148,7 +148,7 @@ def bench(
 def _prefixes(patterns: list[str]) -> list[Path]:
     """The prefixes that the patterns name. Raises DataError for one that names none."""
     from megacode.data.errors import DataError
-    from megacode.data.shard_names import shard_prefixes
+    from megacode.data.shards.names import shard_prefixes
 
     found = []
     for pattern in patterns:

@@ -20,7 +20,7 @@ import numpy as np
 
 from megacode.data.atomic import partial
 from megacode.data.errors import DataError
-from megacode.data.tombstones import read_tombstones, tombstones_path
+from megacode.data.shards.tombstones import read_tombstones, tombstones_path
 
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1

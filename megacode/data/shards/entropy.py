@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
+from megacode.data.shards.indexed import ShardReader
 
 
 def unigram_entropy(shards: Sequence[ShardReader]) -> float:

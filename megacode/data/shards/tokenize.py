@@ -10,13 +10,13 @@ from pathlib import Path
 from megacode.console import progress
 from megacode.data.document_files import Documents, document_files, read_all, sha256_of, sha256_of_all
 from megacode.data.documents import Document
-from megacode.data.encoding import encode_documents
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardReader
-from megacode.data.removal_list import RemovalList
-from megacode.data.shard_set import ShardSet, ShardSetWriter, asked_out_before, read_set
-from megacode.data.sidecar import Sidecar, check_counts, read_sidecar
-from megacode.data.tokenizer import Tokenizer
+from megacode.data.shards.encoding import encode_documents
+from megacode.data.shards.indexed import ShardReader
+from megacode.data.shards.removal_list import RemovalList
+from megacode.data.shards.shard_set import ShardSet, ShardSetWriter, asked_out_before, read_set
+from megacode.data.shards.sidecar import Sidecar, check_counts, read_sidecar
+from megacode.data.tokenizers.tokenizer import Tokenizer
 
 __all__ = ["TokenizeReport", "sha256_of", "tokenize"]
 

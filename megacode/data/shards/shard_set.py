@@ -18,13 +18,13 @@ import numpy as np
 
 from megacode.data.atomic import partial, write_text
 from megacode.data.document_files import sha256_of
-from megacode.data.document_table import DocumentRow, DocumentTableWriter, table_path
 from megacode.data.documents import Document
 from megacode.data.errors import DataError
-from megacode.data.indexed import ShardWriter, bin_path, idx_path
-from megacode.data.removal_list import RemovalList
-from megacode.data.sidecar import Sidecar, sidecar_path, write_sidecar
-from megacode.data.tombstones import read_tombstones, tombstones_path
+from megacode.data.shards.document_table import DocumentRow, DocumentTableWriter, table_path
+from megacode.data.shards.indexed import ShardWriter, bin_path, idx_path
+from megacode.data.shards.removal_list import RemovalList
+from megacode.data.shards.sidecar import Sidecar, sidecar_path, write_sidecar
+from megacode.data.shards.tombstones import read_tombstones, tombstones_path
 
 UNKNOWN_LANGUAGE = "unknown"
 NOT_IN_NAMES = re.compile(r"[^a-z0-9+#._-]")

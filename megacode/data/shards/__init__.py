@@ -1,0 +1,1 @@
+"""Tokenized documents on the disk: written by `tokenize`, opened at once, checked, and taken out of again."""
