@@ -140,7 +140,7 @@ ALLOWED = [
     ("megacode/data/a.py", "try:\n    pass\nexcept Exception as e:\n    raise ValueError('x') from e"),
     ("megacode/data/a.py", "from megacode.console import say\ntry:\n    pass\nexcept Exception as e:\n    say(str(e))"),
     ("megacode/data/a.py", "try:\n    pass\nexcept (OSError, ValueError):\n    pass"),
-    ("megacode/cli/__init__.py", "import os\nfrom megacode.prove import x\nfrom megacode.config import y\nX = os.environ"),
+    ("megacode/cli/data.py", "import os\nfrom megacode.prove import x\nfrom megacode.config import y\nX = os.environ"),
     ("megacode/__main__.py", "from megacode.cli import main\nmain()"),
     ("megacode/console.py", "print(1)"),
     ("launch/a.py", "import os\nprint(os.environ['A'])"),
