@@ -64,18 +64,18 @@ def open_feed(config: RunConfig) -> Feed:
     tokenizer = open_tokenizer(config)
     policy = fim_policy(data)
     stream = open_stream(data, tokenizer, policy)
-    validation, shards = {}, []
-    for source in data.blended:
-        if source.validation:
-            opened = _source(source, source.validation, tokenizer)
-            shards += opened.shards
-            validation[source.name] = {
-                kind: BatchPlan(
-                    SampleStream([_infilled(opened, fim, tokenizer)], _alone(), data.sequence, VALIDATION_SEED),
-                    *(train.micro_batch, train.validate_sequences, dp, data.document_mask),
-                )
-                for kind, fim in validation_kinds(policy or FimPolicy()).items()
-            }
+    parts = [part for source in data.blended if source.validation for part in _by_language(data, source, tokenizer)]
+    validation = {
+        part.name: {
+            kind: BatchPlan(
+                SampleStream([_infilled(part, fim, tokenizer)], _alone(), data.sequence, VALIDATION_SEED),
+                *(train.micro_batch, train.validate_sequences, dp, data.document_mask),
+            )
+            for kind, fim in validation_kinds(policy or FimPolicy()).items()
+        }
+        for part in parts
+    }
+    shards = [shard for part in parts for shard in part.shards]
     plan = BatchPlan(stream, train.micro_batch, train.global_batch, dp, data.document_mask)
     epochs = dict(zip(stream.names, stream.epochs(train.steps * train.global_batch), strict=True))
     return Feed(plan, validation, tokenizer.fingerprint, epochs, tuple(shards), stream)
@@ -132,6 +132,21 @@ def _source(source: SourceConfig, pattern: str, tokenizer: Tokenizer) -> SourceS
     if not prefixes:
         raise DataError(f"{pattern}: no shard of this name; make it with `megacode tokenize`")
     return SourceShards(source.name, [open_shard(prefix, tokenizer) for prefix in prefixes], tokenizer.fim_pad)
+
+
+def _by_language(data: DataConfig, source: SourceConfig, tokenizer: Tokenizer) -> list[SourceShards]:
+    """Return a source's validation shards, those of each language by themselves where there are several."""
+    whole = _source(source, source.validation, tokenizer)
+    by_language: dict[str, list[ShardReader]] = {}
+    for shard in whole.shards:
+        by_language.setdefault(_language(shard.prefix), []).append(shard)
+    if len(by_language) == 1:
+        return [whole]
+    prefix = f"{source.name}." if len(data.blended) > 1 else ""
+    return [
+        replace(whole, name=prefix + (language or "mixed"), shards=shards)
+        for language, shards in sorted(by_language.items())
+    ]
 
 
 def _infilled(source: SourceShards, policy: FimPolicy | None, tokenizer: Tokenizer) -> SourceShards:
