@@ -14,9 +14,12 @@ def partial(path: Path) -> Path:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file for the block and rename it to `path` at the end; an exception leaves `path` as it was."""
-    temporary = partial(path)
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """Open a temporary file for the block and rename it to `path` at the end; an exception leaves `path` as it was.
+
+    `temporary`: its name where several processes may write `path` at once; `partial(path)` unless given.
+    """
+    temporary = temporary or partial(path)
     try:
         with temporary.open("wb") as file:
             yield file

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megacode.checkpoint.huggingface.names import ReadTensor, logical_shapes
+from megacode.checkpoint.huggingface import names
+from megacode.checkpoint.huggingface.names import HubNames, ReadTensor
 from megacode.checkpoint.huggingface.settings import FREE, Settings
 from megacode.config.schema import ModelConfig
 
@@ -73,17 +74,12 @@ def hub_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Ten
 
 def own_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Tensor]]:
     """Every logical tensor, in the order of `logical_shapes`; `read` gives a tensor of the Hugging Face model."""
-    for name in logical_shapes(model):
-        if (hub := _OWN_ENDS.get(name)) is not None:
-            yield name, read(hub)
-            continue
-        _, layer, own = name.split(".", 2)
-        own, _, part = own.rpartition(".")
-        if (hub := _OWN_PER_LAYER.get(own)) is not None:
-            yield name, read(f"transformer.h.{layer}.{hub}.{part}")
-        else:
-            fused = read(f"transformer.h.{layer}.attn.c_attn.{part}")
-            yield name, _query(model, fused) if own == "attention.query" else _key_value(model, fused)
+
+    def split(prefix: str, own: str, part: str) -> Tensor:
+        fused = read(f"{prefix}.attn.c_attn.{part}")
+        return _query(model, fused) if own == "attention.query" else _key_value(model, fused)
+
+    return names.own_tensors(model, read, HubNames(_OWN_ENDS, _OWN_PER_LAYER, "transformer.h"), split)
 
 
 def _fused_attention(model: ModelConfig, read: ReadTensor, layer: int, part: str) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -45,6 +45,38 @@ def logical_shapes(model: ModelConfig) -> Shapes:
     if not model.tied:
         shapes["head.weight"] = (model.vocab, hidden)
     return shapes
+
+
+class HubNames(NamedTuple):
+    """Logical names of the tensors that a Hugging Face model has as they are: of its ends, and of each layer.
+
+    `layers`: what a layer's tensors begin with there, before its number.
+    """
+
+    ends: Mapping[str, str]
+    per_layer: Mapping[str, str]
+    layers: str
+
+
+def own_tensors(
+    model: ModelConfig, read: ReadTensor, names: HubNames, fused: Callable[[str, str, str], Tensor]
+) -> Iterator[tuple[str, Tensor]]:
+    """Every logical tensor, in the order of `logical_shapes`; `read` gives a tensor of the Hugging Face model.
+
+    `fused` makes those that it has in another form, from what a layer's tensors begin with, the logical name inside the
+    layer, and `weight` or `bias`.
+    """
+    for name in logical_shapes(model):
+        if (hub := names.ends.get(name)) is not None:
+            yield name, read(hub)
+            continue
+        _, layer, own = name.split(".", 2)
+        own, _, part = own.rpartition(".")
+        prefix = f"{names.layers}.{layer}"
+        if (hub := names.per_layer.get(own)) is not None:
+            yield name, read(f"{prefix}.{hub}.{part}")
+        else:
+            yield name, fused(prefix, own, part)
 
 
 def hub_shapes(family: ModuleType, model: ModelConfig) -> Shapes:

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from megacode.checkpoint.huggingface.names import ReadTensor, logical_shapes
+from megacode.checkpoint.huggingface import names
+from megacode.checkpoint.huggingface.names import HubNames, ReadTensor
 from megacode.checkpoint.huggingface.settings import FREE, Settings
 from megacode.config.schema import ModelConfig
 
@@ -72,17 +73,11 @@ def hub_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Ten
 
 def own_tensors(model: ModelConfig, read: ReadTensor) -> Iterator[tuple[str, Tensor]]:
     """Every logical tensor, in the order of `logical_shapes`; `read` gives a tensor of the Hugging Face model."""
-    for name in logical_shapes(model):
-        if (hub := _OWN_ENDS.get(name)) is not None:
-            yield name, read(hub)
-            continue
-        _, layer, own = name.split(".", 2)
-        own, _, part = own.rpartition(".")
-        if (hub := _OWN_PER_LAYER.get(own)) is not None:
-            yield name, read(f"model.layers.{layer}.{hub}.{part}")
-        else:
-            both = [read(f"model.layers.{layer}.self_attn.{hub}.{part}") for hub in ("k_proj", "v_proj")]
-            yield name, torch.stack(both)
+
+    def both(prefix: str, own: str, part: str) -> Tensor:
+        return torch.stack([read(f"{prefix}.self_attn.{hub}.{part}") for hub in ("k_proj", "v_proj")])
+
+    return names.own_tensors(model, read, HubNames(_OWN_ENDS, _OWN_PER_LAYER, "model.layers"), both)
 
 
 def read_settings(settings: Settings) -> dict[str, Any]:

@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -19,25 +18,20 @@ from typing import Any, BinaryIO
 import numpy as np
 import zstandard
 
+from megacode.data import atomic
 from megacode.data.documents import COMPRESSION_LEVEL, Document, to_json
 from megacode.data.prepare.report import Shard
 from megacode.data.prepare.tally import bytes_of
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path) -> AbstractContextManager[BinaryIO]:
     """Open a file of this process's own for the block and rename it to `path` at the end.
 
     An exception leaves `path` as it was; a process that is killed leaves a hidden file that nobody reads.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    own = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    return atomic.replacing(path, own)
 
 
 def write_json(path: Path, value: Any) -> None:
