@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 from disk_run import disk_config, losses, rows, train_rank
+from watched_saves import differing_copies, train_and_listen, train_rank_with_other_samples
 
-from megacode import console
-from megacode.checkpoint import restore as restore_module
 from megacode.checkpoint.folders import committed
 from megacode.checkpoint.manifest import Manifest
 from megacode.checkpoint.rewrite import convert
@@ -67,14 +66,6 @@ def test_each_start_is_counted(run: Path, data: Path) -> None:
     assert (after.run, after.restart) == (before.run, before.restart + 1)
 
 
-def train_and_listen(rank: int, world_size: int, init_method: str, config: RunConfig) -> str:
-    """A rank that returns what it said."""
-    said: list[str] = []
-    console.say = said.append  # type: ignore[assignment]
-    train_rank(rank, world_size, init_method, config)
-    return "\n".join(said)
-
-
 @pytest.mark.parametrize("rank", [0, 1])
 def test_damage_that_one_rank_meets_sends_all_to_the_checkpoint_before(
     rank: int, run: Path, finished: Path, data: Path
@@ -106,20 +97,6 @@ def test_other_data_is_refused_with_what_changed(run: Path, data: Path, tmp_path
         run_ranks(2, train_rank_with_other_samples, config_of(data, run, {"pp": 2}), "best-fit")
     with pytest.raises(RankFailure, match="no setting did, so the shards hold other tokens"):
         run_ranks(2, train_rank_with_other_samples, config_of(data, run, {"pp": 2}), "concatenate")
-
-
-def train_rank_with_other_samples(
-    rank: int, world_size: int, init_method: str, config: RunConfig, packing: str
-) -> bool:
-    """A rank whose samples are others, as when the shards were made again."""
-    from megacode.train import resume
-    from megacode.train.feed import Feed, Position
-
-    changed = config.model_copy(update={"data": config.data.model_copy(update={"packing": packing})})
-    original = restore_module.check_next_batch
-    resume.check_next_batch = lambda reader, _, hash: original(reader, changed, hash)
-    Feed.position = lambda self, steps: Position({}, "f" * 64)  # type: ignore[method-assign]
-    return train_rank(rank, world_size, init_method, config)
 
 
 def test_shards_made_from_other_files_are_refused(run: Path, data: Path, tmp_path: Path) -> None:
@@ -160,22 +137,6 @@ def test_init_from_something_damaged_is_refused_by_name(run: Path, data: Path, t
     )
     with pytest.raises(RankFailure, match=r"rank_00001\.safetensors: master/\S+ is damaged"):
         run_ranks(2, train_rank, begun)
-
-
-def differing_copies(rank: int, world_size: int, init_method: str, config: RunConfig) -> bool:
-    """A rank of two stages; the last one's copy of the embedding is changed after it came."""
-    from megacode.optim.adamw import ShardedAdamW
-
-    original = ShardedAdamW.publish
-
-    def publish(self: ShardedAdamW) -> None:
-        original(self)
-        for tied in self._tied:
-            if tied.group.index > 0:
-                tied.weight.view(-1)[3] += 1e-7
-
-    ShardedAdamW.publish = publish  # type: ignore[method-assign]
-    return train_rank(rank, world_size, init_method, config)
 
 
 def test_two_copies_of_the_embedding_that_differ_are_refused(run: Path, data: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pytest
-from disk_run import disk_config, losses, rows, train_rank
+from disk_run import disk_config, losses, rows
+from watched_saves import train_one_after_another
 
 from megacode.checkpoint.folders import committed_folder
 from megacode.config.schema import RunConfig
@@ -41,11 +41,6 @@ def config_in(layout: str, data: Path, folder: Path, **checkpoint: Any) -> RunCo
         train={"steps": STEPS, "validate_every": 0},
         checkpoint={"folder": str(folder), "every": SAVED_AT, "keep": 9, **checkpoint},
     )
-
-
-def train_one_after_another(rank: int, world_size: int, init_method: str, configs: Sequence[RunConfig]) -> int:
-    """One rank of several runs of the same size; returns how many ended well."""
-    return sum(train_rank(rank, world_size, f"{init_method}-{number}", config) for number, config in enumerate(configs))
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from disk_run import disk_config, losses, rows, train_rank
+from disk_run import disk_config, losses, rows
 from rankless import optimizers_of
 from tiny import tiny_config
+from watched_saves import full_disk, take_over_at_step_4
 
-from megacode.checkpoint import saver as saver_module
 from megacode.checkpoint.errors import CheckpointError, Fenced
 from megacode.checkpoint.fence import Fence
 from megacode.checkpoint.folders import aside_folder, committed, find_checkpoint, prune
@@ -109,19 +109,6 @@ def test_taken_over_between_writing_and_committing_it_does_not_commit(tmp_path: 
     assert not list(tmp_path.glob(".saving*")), "nothing half-written stays"
 
 
-def take_over_at_step_4(rank: int, world_size: int, init_method: str, config: RunConfig) -> bool:
-    """A rank of a run whose folder another start takes while it is in the fourth step."""
-    original = saver_module.Saver.save
-
-    def save(self: Saver, step: int, state: Any) -> None:
-        if step == 4 and rank == 0:
-            Fence.claim(Path(config.checkpoint.folder))
-        original(self, step, state)
-
-    saver_module.Saver.save = save  # type: ignore[method-assign]
-    return train_rank(rank, world_size, init_method, config)
-
-
 def test_a_run_that_was_taken_over_stops_with_the_reason_on_every_rank(data: Path, tmp_path: Path) -> None:
     config = saving_often(data, tmp_path)
     with pytest.raises(RankFailure, match=r"the last checkpoint was not saved: rank 0: .* must not save there"):
@@ -135,20 +122,6 @@ def saving_often(data: Path, folder: Path, **checkpoint: Any) -> RunConfig:
     """A run of two ranks that saves at every step."""
     save = {"folder": str(folder), "every": 1, "keep": 99, **checkpoint}
     return disk_config(data, folder, parallel={"dp": 2}, train={"steps": 8, "validate_every": 0}, checkpoint=save)
-
-
-def full_disk(rank: int, world_size: int, init_method: str, config: RunConfig, broken: int, steps: tuple) -> bool:
-    """A rank of a run in which the disk of rank `broken` is full at some steps."""
-    original = saver_module.write_file
-
-    def write_file(folder: Path, *arguments: Any) -> Any:
-        if rank == broken and any(f"{step:08d}" in folder.name for step in steps):
-            (folder / "rank_00001.safetensors").write_bytes(b"half")
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return original(folder, *arguments)
-
-    saver_module.write_file = write_file
-    return train_rank(rank, world_size, init_method, config)
 
 
 @pytest.mark.parametrize("broken", [0, 1])

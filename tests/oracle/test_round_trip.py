@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hub_files import edit_config
 from hub_models import MODELS, assert_same_tensors
 from tiny import tiny_config
 from transformers import AutoConfig, AutoModelForCausalLM
+from watched_saves import start_and_save
 
 from megacode.checkpoint.decoder import load_decoder, saved_config
 from megacode.checkpoint.folders import committed_folder
@@ -21,13 +21,8 @@ from megacode.checkpoint.huggingface.import_model import ImportOptions, import_m
 from megacode.checkpoint.read import CheckpointReader
 from megacode.config.schema import RunConfig
 from megacode.layers.forward_pass import ForwardPass
-from megacode.parallel.groups import joined_world
-from megacode.prove.outcome import assemble_synthetic
 from megacode.prove.ranks import run_ranks
-from megacode.prove.synthetic import RandomTokens, synthetic_plan
-from megacode.train.feed import Feed
-from megacode.train.resume import open_saver, resume, save
-from megacode.train.validate import validate
+from megacode.prove.synthetic import RandomTokens
 
 SEQUENCE, SEQUENCES = 32, 4
 
@@ -72,22 +67,6 @@ def run_config(base: Path, run: Path, tp: int, pp: int) -> RunConfig:
         parallel={"tp": tp, "pp": pp},
         checkpoint={"folder": str(run), "init_from": str(base)},
     )
-
-
-def start_and_save(rank: int, world_size: int, init_method: str, configs: list[RunConfig]) -> list[float]:
-    """Start each run from its base, and without a step of training measure the loss and save; returns the losses."""
-    losses = []
-    with joined_world("gloo", rank, world_size, 60, init_method) as connector:
-        for config in configs:
-            run = assemble_synthetic(config, rank, connector)
-            plan = synthetic_plan(config)
-            run = replace(run, feed=Feed(plan, {"made up": {"plain": plan}}, ""))
-            assert resume(run) == 0
-            losses.append(validate(run)["plain"])
-            saver = open_saver(run)
-            save(run, saver, 0)
-            saver.finish()
-    return losses
 
 
 @pytest.mark.parametrize(
