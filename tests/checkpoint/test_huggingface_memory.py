@@ -20,20 +20,22 @@ from megacode.config.schema import ModelConfig
 
 # 398 million parameters, 1.6 GB in fp32; the embedding has a sixth of them.
 SHAPE = {"layers": 30, "hidden": 1024, "heads": 8, "vocab": 65536, "context": 8192}
+SUPPORT = Path(__file__).parent.parent / "support"
 CONSTANT = 128 << 20  # buffers of the streams, headers, fragments
 
 PROGRAM = """
-import json, resource, sys
+import json, sys
 from pathlib import Path
+sys.path.insert(0, sys.argv[4])
+from peak_memory import peak_bytes
 from megacode.checkpoint.huggingface.export import export
 from megacode.checkpoint.huggingface.import_model import ImportOptions, import_model
-peak = lambda: 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-before = peak()
+before = peak_bytes()
 if sys.argv[1] == "import":
     import_model(Path(sys.argv[2]), Path(sys.argv[3]), ImportOptions(compare=False))
 else:
     export(Path(sys.argv[2]), Path(sys.argv[3]), compare=False)
-print(json.dumps({"before": before, "peak": peak()}))
+print(json.dumps({"before": before, "peak": peak_bytes()}))
 """
 
 
@@ -60,7 +62,9 @@ def _table(entries: list[Entry]) -> dict[str, object]:
 
 def grown(*arguments: str) -> int:
     """Bytes by which a process grew while it converted."""
-    ended = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", PROGRAM, *arguments, str(SUPPORT)], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 0, ended.stderr
     said = json.loads(ended.stdout.splitlines()[-1])
     return int(said["peak"] - said["before"])

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peak_memory import peak_bytes
+
 from megacode.data.errors import DataError
 from megacode.data.prepare.inputs.sources import find_inputs
 from megacode.data.prepare.options import options_from
@@ -64,8 +66,7 @@ def main(cases: str, results: str) -> None:
         began = time.monotonic()
         outcome = read(source, *how, Path(results).parent / f"out-{number}")
         told.append([outcome, time.monotonic() - began])
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    Path(results).write_text(json.dumps({"outcomes": told, "most_bytes": most}))
+    Path(results).write_text(json.dumps({"outcomes": told, "most_bytes": peak_bytes()}))
 
 
 if __name__ == "__main__":
