@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,14 +12,13 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from hub_files import BIGCODE, STARCODER2, write_hub
+from hub_files import BIGCODE, STARCODER2, write_for_ever, write_hub
 from safetensors import safe_open
 
 from megacode.checkpoint.errors import CheckpointError, Damage
 from megacode.checkpoint.huggingface import export as exporting
 from megacode.checkpoint.huggingface.import_model import ImportOptions, import_model
 from megacode.checkpoint.huggingface.names import twin_of
-from megacode.checkpoint.huggingface.replacing import replacing_folder
 from megacode.config.schema import ModelConfig
 from megacode.data.tokenizers.tokenizer import train_bpe
 
@@ -126,7 +124,7 @@ def another_writer(out: Path) -> Iterator[Any]:
     """A process that writes `out` while the block runs, and is then killed."""
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
-    process = context.Process(target=_write_for_ever, args=(out, ready))
+    process = context.Process(target=write_for_ever, args=(out, ready))
     process.start()
     try:
         assert ready.wait(60)
@@ -134,14 +132,6 @@ def another_writer(out: Path) -> Iterator[Any]:
     finally:
         process.kill()
         process.join()
-
-
-def _write_for_ever(out: Path, ready: Any) -> None:
-    with replacing_folder(out, lambda there: True) as aside:
-        (aside / "half").write_text("half a folder")
-        ready.set()
-        while os.getppid() > 1:
-            multiprocessing.Event().wait(1)
 
 
 def test_two_processes_do_not_write_one_folder_and_a_killed_one_does_no_harm(base: Path, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from megacode.checkpoint.huggingface.names import logical_shapes, twin_of
+from megacode.checkpoint.huggingface.replacing import replacing_folder
 from megacode.config.schema import ModelConfig
 
 BIGCODE = {"layers": 2, "hidden": 32, "heads": 4, "vocab": 64, "context": 24}
@@ -39,3 +42,12 @@ def edit_config(folder: Path, **changes: Any) -> None:
     path = folder / "config.json"
     table = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({key: value for key, value in table.items() if value is not ...}))
+
+
+def write_for_ever(out: Path, ready: Any) -> None:
+    """Write half of the folder `out`, set `ready`, and go on until the parent has ended."""
+    with replacing_folder(out, lambda there: True) as aside:
+        (aside / "half").write_text("half a folder")
+        ready.set()
+        while os.getppid() > 1:
+            multiprocessing.Event().wait(1)
