@@ -103,9 +103,6 @@ class FimConfig(Section):
     repository_rate: float = Field(
         default=0.5, ge=0.0, le=1.0, description="share of repositories whose files may be rearranged at all"
     )
-    across_samples: bool = Field(
-        default=False, description="documents that no sample holds whole are rearranged too, not left as they are"
-    )
     cut: Literal["characters", "syntax"] = Field(
         default="characters", description="the middle is any text, or whole parts of the syntax tree"
     )

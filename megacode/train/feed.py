@@ -114,7 +114,6 @@ def fim_policy(data: DataConfig) -> FimPolicy | None:
         spm_rate=fim.spm_rate,
         spm_variant={"v1": 1, "v2": 2}[fim.spm],
         repository_rate=fim.repository_rate,
-        across_samples=fim.across_samples,
         middle_only=fim.loss == "middle",
         by_syntax=fim.cut == "syntax",
     )

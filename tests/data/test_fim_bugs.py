@@ -17,6 +17,7 @@ from megacode.data.documents import Document, with_parts, write_documents
 from megacode.data.errors import DataError
 from megacode.data.infill import LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimKey, FimPolicy, Infiller
 from megacode.data.infill.cuts import Cut, tokens_between
+from megacode.data.infill.invert import arranged_pieces
 from megacode.data.shards.indexed import ShardReader
 from megacode.data.shards.tokenize import tokenize
 from megacode.data.stream.blend import Blend, Phase
@@ -58,11 +59,13 @@ def short(shard: Shard, tokenizer: Tokenizer) -> ShardReader:
 
 
 def everything(stream: SampleStream) -> np.ndarray:
-    """All documents as the run sees them, in the shard's order; an epoch leaves out less than a sample."""
+    """All documents as samples that hold them whole show them, in the shard's order."""
     seen: dict[int, np.ndarray] = {}
-    for n in range(3 * stream.packings[0].samples_per_epoch):
+    for n in range(8 * stream.packings[0].samples_per_epoch):
         for span in stream.spans(n):
-            seen[span.document] = stream.document(stream.origin(n), span).tokens
+            document = stream.document(stream.origin(n), span).tokens
+            if (span.start, span.stop) == (0, document.size):
+                seen[span.document] = document
     return np.concatenate([seen[document] for document in sorted(seen)])
 
 
@@ -113,21 +116,33 @@ def test_a5_only_the_words_at_a_cut_are_tokenized_again(tokenizer: Tokenizer, so
     assert any(np.array_equal(middle[k : k + 400], piece[440:840]) for k in range(80))
 
 
-def test_a3_no_middle_is_parted_from_what_surrounds_it(short: ShardReader, tokenizer: Tokenizer) -> None:
-    """A rearranged document that a sample's edge cuts taught a middle to follow from nothing."""
-    stream, touched = stream_of(short, tokenizer, ALWAYS), 0
+@pytest.mark.parametrize("sequence", [16, 64, 200])
+@pytest.mark.parametrize("middle_only", [False, True])
+def test_a3_a_middle_what_surrounds_it_and_its_end_are_in_one_sample(
+    short: ShardReader, tokenizer: Tokenizer, sequence: int, middle_only: bool
+) -> None:
+    """A rearranged document that a sample's edge cut taught a middle to follow from nothing, or to end nowhere."""
+    policy = FimPolicy(rate=1.0, middle_only=middle_only)
+    stream, touched, cut = stream_of(short, tokenizer, policy, sequence), 0, 0
     for n in range(2 * stream.packings[0].samples_per_epoch):
-        filled = 0
+        sample, filled = stream.sample(n), 0
         for span in stream.spans(n):
-            part = stream.sample(n).tokens[filled : filled + span.stop - span.start]
-            filled += part.size
-            sentinels = np.isin(part, (tokenizer.fim_prefix, tokenizer.fim_suffix, tokenizer.fim_middle)).sum()
-            is_whole = (span.start, span.stop) == (0, short.lengths[span.document])
-            assert sentinels == 0 or (sentinels == 3 and is_whole)
-            touched += sentinels > 0
-            if not is_whole:
-                assert np.array_equal(part, short.document(span.document)[span.start : span.stop])
-    assert touched > 200
+            place = slice(filled, filled + span.stop - span.start)
+            part, weights, filled = sample.tokens[place], sample.weights[place], place.stop
+            plain = short.document(span.document)[span.start : span.stop]
+            middle = np.flatnonzero(part == tokenizer.fim_middle)
+            if not middle.size:
+                assert np.array_equal(part, plain) and (weights == 1).all()
+                continue
+            (piece,) = arranged_pieces(part, tokenizer)
+            assert part[-1] == tokenizer.end_of_text and piece.stop == part.size - 1 and piece.suffix.size
+            shown = tokenizer.decode_bytes(plain.tolist())
+            assert shown.startswith(tokenizer.decode_bytes([*piece.prefix, *piece.middle, *piece.suffix]))
+            assert not weights[: middle[0] + 1].any() if middle_only else (weights == 1).all()
+            assert weights[-1] == 1
+            touched += 1
+            cut += span.stop < short.lengths[span.document] or span.start > 0
+    assert touched > 200 and cut > 20
 
 
 def test_b1_without_infilling_a_sample_is_the_same_kind_of_thing(short: ShardReader, tokenizer: Tokenizer) -> None:
@@ -172,8 +187,8 @@ def test_f1_documents_of_a_sample_decide_for_themselves(short: ShardReader, toke
     stream = stream_of(short, tokenizer, FimPolicy(0.5), sequence=256)
     mixed = neighbours = alike = 0
     for n in range(stream.packings[0].samples_per_epoch):
-        orders = [stream.document(stream.origin(n), span).orders[0] for span in stream.spans(n)]
-        chosen = [order != LEFT_TO_RIGHT for order in orders]
+        orders = [stream.document(stream.origin(n), span).orders for span in stream.spans(n)]
+        chosen = [order != LEFT_TO_RIGHT for of_document in orders for order in of_document]
         mixed += len(set(chosen)) == 2
         neighbours += len(chosen) - 1
         alike += sum(a == b for a, b in pairwise(chosen))

@@ -72,33 +72,38 @@ def same(one: Sample, other: Sample) -> bool:
 
 
 @pytest.mark.parametrize("sequence", [1, 7, 64, 5000])
-@pytest.mark.parametrize("fim", [None, FimPolicy(0.5, 0.5, across_samples=True)])
+@pytest.mark.parametrize("fim", [None, FimPolicy(0.5, 0.5)])
 def test_a_sample_is_what_is_written_out(
     shard: Shard, tokenizer: Tokenizer, fim: FimPolicy | None, sequence: int
 ) -> None:
-    """Documents rearranged as a whole, end to end in the shards' order, read around the circle from a drawn place."""
+    """Documents end to end in the shards' order, read around the circle from a drawn place, each part rearranged."""
     documents = [random_documents(25, 100, seed) for seed in (1, 2)]
     shards = [shard(part, name=f"part{place}") for place, part in enumerate(documents)]
     infiller = Infiller(fim, tokenizer) if fim else None
     stream = stream_of(shards, sequence, infiller=infiller)
     tokens = sum(reader.tokens for reader in shards)
     per_epoch = max(1, tokens // sequence)
+    circle = np.concatenate([*documents[0], *documents[1]] * (2 + sequence // tokens))
     for epoch in range(2):
-        whole = []
-        for place, part in enumerate(documents):
-            for number, document in enumerate(part):
-                key = FimKey(5, epoch, place << 32 | number)
-                whole.append(infiller.apply(np.array(document), key).tokens if infiller else np.array(document))
-        circle = np.concatenate([*whole, *whole, *(whole * (sequence > tokens)), *(whole * (sequence > tokens))])
         starts = set()
         for n in range(epoch * per_epoch, (epoch + 1) * per_epoch):
-            sample = stream.sample(n)
+            sample, spans = stream.sample(n), stream.spans(n)
             assert sample.tokens.dtype == np.int64 and sample.tokens.shape == (sequence + 1,)
             assert (sample.weights == 1).all() and sum(sample.lengths) == sequence + 1
-            first = stream.spans(n)[0]
-            start = (first.shard and shards[0].tokens) + shards[first.shard].start(first.document) + first.start
-            assert np.array_equal(sample.tokens, circle[start : start + sequence + 1])
+            start = (spans[0].shard and shards[0].tokens) + shards[spans[0].shard].start(spans[0].document)
+            start += spans[0].start
+            plain = [documents[span.shard][span.document][span.start : span.stop] for span in spans]
+            assert np.array_equal(np.concatenate(plain), circle[start : start + sequence + 1])
             starts.add(start)
+            parts = plain
+            if infiller:
+                whole = [np.array(documents[span.shard][span.document]) for span in spans]
+                keys = [FimKey(5, epoch, span.shard << 32 | span.document) for span in spans]
+                parts = [
+                    infiller.apply(one, key, (span.start, span.stop)).tokens[span.start : span.stop]
+                    for one, key, span in zip(whole, keys, spans, strict=True)
+                ]
+            assert np.array_equal(sample.tokens, np.concatenate(parts))
         gaps = np.diff(sorted(starts))
         assert len(starts) == per_epoch and (gaps % sequence == 0).sum() >= gaps.size - 1  # one gap holds what is left
 
@@ -208,13 +213,12 @@ def test_best_fit_keeps_documents_whole_and_wastes_little(shard: Shard, tokenize
         stream_of([again.sources[0].shards[0]], 512, packing="best-fit")
 
 
-def test_best_fit_cuts_only_what_no_sample_holds(shard: Shard, tokenizer: Tokenizer) -> None:
-    """The pieces of a long document overlap by one token, whose prediction counts once; it is not rearranged."""
+def test_best_fit_cuts_only_what_no_sample_holds(shard: Shard) -> None:
+    """The pieces of a long document overlap by one token, whose prediction counts once."""
     documents = [[50] * 30 + [0], [*range(60, 160), 0]]
     reader = shard(documents)
     write_plan(reader, 32)
-    infiller = Infiller(FimPolicy(rate=1.0), tokenizer)
-    stream = stream_of([reader], 32, infiller=infiller, packing="best-fit")
+    stream = stream_of([reader], 32, packing="best-fit")
     counted: Counter[int] = Counter()
     for n in range(stream.packings[0].samples_per_epoch):
         sample, filled = stream.sample(n), 0

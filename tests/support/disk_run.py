@@ -39,7 +39,6 @@ def disk_config(data: Path, folder: Path, **sections: dict[str, Any]) -> RunConf
             "train": str(data / "train"),
             "validation": str(data / "validation"),
             "tokenizer": str(data),
-            "fim": {"across_samples": True},  # samples of 32 tokens hold no file whole
         },
         "train": {"steps": 16, "validate_sequences": 8, "validate_every": 8},
         "checkpoint": {"folder": str(folder), "every": 3},

@@ -2,10 +2,9 @@
 
 from megacode.data.infill.document import FimKey, FimResult, Infiller
 from megacode.data.infill.invert import invert_fim
-from megacode.data.infill.policy import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
+from megacode.data.infill.policy import LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
 
 __all__ = [
-    "CUT",
     "LEFT_TO_RIGHT",
     "PSM",
     "SPM",

@@ -19,7 +19,7 @@ from megacode.data.draws import INFILL, below, happens, words
 from megacode.data.errors import DataError
 from megacode.data.infill.cuts import MOST_WORD_TOKENS, Characters, Cut, tokens_between
 from megacode.data.infill.pieces import Piece, PieceFinder
-from megacode.data.infill.policy import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
+from megacode.data.infill.policy import LEFT_TO_RIGHT, PSM, SPM, UNPAID, FimPolicy
 from megacode.data.infill.syntax import SyntaxCuts
 from megacode.data.tokenizers.tokenizer import Tokenizer
 
@@ -38,7 +38,7 @@ class FimKey(NamedTuple):
 
 @dataclass(frozen=True)
 class FimResult:
-    """`tokens` [n], n as given; `orders`: what became of each piece (PSM, SPM, LEFT_TO_RIGHT, UNPAID or CUT).
+    """`tokens` [n], n as given; `orders`: what became of each piece that the sample shows (names in policy.py).
 
     `weights` float32 [n], what predicting each token counts in the loss; None: 1 for all.
     """
@@ -61,9 +61,11 @@ class Infiller:
     def apply(self, tokens: np.ndarray, key: FimKey, visible: tuple[int, int] | None = None) -> FimResult:
         """Rearrange one document [n] that ends in end-of-text; same arguments, same result.
 
-        `visible`: the tokens that the sample holds, all unless given; by the policy, pieces that reach beyond stay. So
-        they do in each of their samples, and a piece that lies whole in one is the same whoever asks. A document that
-        holds infilling sentinels already is left as it is. Raises DataError when it does not end in end-of-text.
+        `visible`: the tokens that the sample holds, all unless given. What it shows of a piece is rearranged by itself,
+        so that a middle, what surrounds it and the token that ends it are in one sample; where the piece goes on in
+        the next, end-of-text is put behind the middle. Outside of `visible` the tokens stay as they are.
+        A document that holds infilling sentinels already is left as it is. Raises DataError when it does not end in
+        end-of-text.
         """
         if not tokens.size or tokens[-1] != self.tokenizer.end_of_text:
             found = self.tokenizer.end_of_text
@@ -74,18 +76,21 @@ class Infiller:
         out = tokens.astype(np.int64)
         weights = np.ones(tokens.size, dtype=np.float32) if self.policy.middle_only else None
         orders = []
-        first, end = (0, tokens.size) if self.policy.across_samples or visible is None else visible
+        first, end = visible or (0, tokens.size)
         for index, piece in enumerate(pieces):
-            if piece.start < first or piece.stop >= end:
-                orders.append(CUT)
+            shown = slice(max(piece.start, first), min(piece.stop, end))
+            if shown.start >= shown.stop:
                 continue
-            draw = words(key.seed, key.epoch, INFILL, (key.document, index), 4).tolist()
-            order, filled, middle = self._rearranged(out[piece.start : piece.stop], draw, self._path(tokens, piece))
+            # What one sample shows of a piece decides for itself; a whole piece has the number it has alone.
+            address = (key.document, index | shown.start - piece.start << 32)
+            draw = words(key.seed, key.epoch, INFILL, address, 4).tolist()
+            closing = [] if piece.stop < end else [self.tokenizer.end_of_text]
+            order, filled, counted = self._rearranged(out[shown], closing, draw, self._path(tokens, piece))
             orders.append(order)
             if filled is not None:
-                out[piece.start : piece.stop] = filled
+                out[shown] = filled
                 if weights is not None:
-                    weights[piece.start : piece.stop - middle] = 0.0
+                    weights[shown.start : shown.stop - counted] = 0.0
         return FimResult(out, tuple(orders), weights)
 
     def _is_candidate(self, tokens: np.ndarray, key: FimKey) -> bool:
@@ -95,24 +100,31 @@ class Infiller:
         word = int(words(key.seed, key.epoch, INFILL, (key.document, _REPOSITORY_DRAW), 1)[0])
         return happens(word, self.policy.repository_rate)
 
-    def _rearranged(self, piece: np.ndarray, draw: list[int], path: str) -> tuple[str, np.ndarray | None, int]:
-        """Return what becomes of a piece [n], n >= 1, its new tokens [n] or None, and the length of the middle."""
+    def _rearranged(
+        self, piece: np.ndarray, closing: list[int], draw: list[int], path: str
+    ) -> tuple[str, np.ndarray | None, int]:
+        """Return what becomes of a piece [n], n >= 1, its new tokens [n] or None, and how many of them end it.
+
+        `closing` is put behind the middle; middle and closing are what ends it.
+        """
         if not happens(draw[0], self.policy.rate):
             return LEFT_TO_RIGHT, None, 0
         low, high = self._cuts(piece, draw[2:], path)
         prefix, middle, suffix, growth = self._parts(piece, low, high, MOST_WORD_TOKENS)
         if growth < 0:  # tokens that no tokenizer would choose shrink; then those that are cut are all that changes
             prefix, middle, suffix, growth = self._parts(piece, low, high, 0)
+        growth += len(closing)
         if suffix.size <= growth:  # a suffix eaten up would teach that nothing follows
             return UNPAID, None, 0
         suffix = suffix[: suffix.size - growth]
-        is_spm = happens(draw[1], self.policy.spm_rate)
         begin, fill, end = ([sentinel] for sentinel in self._sentinels)
-        if not is_spm:
-            return PSM, np.concatenate([begin, prefix, end, suffix, fill, middle]), middle.size
-        if self.policy.spm_variant == 1:
-            return SPM, np.concatenate([end, suffix, begin, prefix, fill, middle]), middle.size
-        return SPM, np.concatenate([begin, end, suffix, fill, prefix, middle]), middle.size
+        if not happens(draw[1], self.policy.spm_rate):
+            order, parts = PSM, [begin, prefix, end, suffix, fill, middle]
+        elif self.policy.spm_variant == 1:
+            order, parts = SPM, [end, suffix, begin, prefix, fill, middle]
+        else:
+            order, parts = SPM, [begin, end, suffix, fill, prefix, middle]
+        return order, np.concatenate([*parts, np.array(closing, dtype=np.int64)]), middle.size + len(closing)
 
     def _parts(
         self, piece: np.ndarray, low: Cut, high: Cut, reach: int

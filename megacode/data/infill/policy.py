@@ -10,7 +10,6 @@ LEFT_TO_RIGHT = "left-to-right"
 PSM = "psm"
 SPM = "spm"
 UNPAID = "left-to-right, suffix too short"
-CUT = "left-to-right, cut by its sample"
 
 
 @dataclass(frozen=True)
@@ -20,16 +19,14 @@ class FimPolicy:
     `rate`: share of pieces rearranged, a piece being a document's code or a repository's file; `spm_rate`: share of
     those in SPM order, the rest PSM; `spm_variant` 2 as StarCoder, or 1; `repository_rate`: share of repositories whose
     files are candidates at all (StarCoder2, arXiv 2402.19173, section 5.1).
-    `across_samples`: pieces that no sample holds whole are rearranged too, so that a middle can lie in another sample
-    than what surrounds it. `middle_only`: of a rearranged piece only the middle and the token after it count in the
-    loss. `by_syntax`: the middle is a run of whole siblings of the syntax tree, where there is a grammar.
+    `middle_only`: of a rearranged piece only the middle and the token after it count in the loss. `by_syntax`: the
+    middle is a run of whole siblings of the syntax tree, where there is a grammar.
     """
 
     rate: float = 0.5
     spm_rate: float = 0.5
     spm_variant: int = 2
     repository_rate: float = 0.5
-    across_samples: bool = False
     middle_only: bool = False
     by_syntax: bool = False
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from megacode.data.errors import DataError
-from megacode.data.infill import CUT, LEFT_TO_RIGHT, PSM, SPM, UNPAID
+from megacode.data.infill import LEFT_TO_RIGHT, PSM, SPM, UNPAID
 from megacode.data.infill.invert import Arranged, arranged_pieces, invert_fim
 from megacode.data.infill.policy import FimPolicy
 from megacode.data.stream.stream import SampleStream
@@ -27,8 +27,8 @@ class Audit:
     """What was found in `samples` samples of `documents` documents' parts; `findings` must be empty.
 
     `pieces`: by what became of them; `sources`: samples by source. `tokens` of the documents, `sentinels` among those
-    they are trained on, `lost_bytes` cut from the ends of suffixes, `cut_pieces`: rearranged ones that a sample's edge
-    cuts. `sample_tokens` of the samples, `padding` and `uncounted` (in no loss) among them, `removed` documents' parts.
+    they are trained on, `lost_bytes` cut from the ends of suffixes. `sample_tokens` of the samples, `padding` and
+    `uncounted` (in no loss) among them, `removed` documents' parts.
     """
 
     samples: int = 0
@@ -37,7 +37,6 @@ class Audit:
     sample_tokens: int = 0
     sentinels: int = 0
     lost_bytes: int = 0
-    cut_pieces: int = 0
     padding: int = 0
     uncounted: int = 0
     removed: int = 0
@@ -77,21 +76,18 @@ def audit(stream: SampleStream, tokenizer: Tokenizer, numbers: Iterable[int]) ->
             if not np.array_equal(part, result.tokens[span.start : span.stop]):
                 found.find(f"{name}: the sample does not hold the document's tokens {span.start} to {span.stop}")
             found.pieces.update(result.orders)
-            _document(found, name, shard.document(span.document), result.tokens, (span.start, span.stop), tokenizer)
+            stored = shard.document(span.document)
+            _part(found, name, stored[span.start : span.stop], part, span.stop == stored.size, tokenizer)
         found.padding += sample.tokens.size - filled
     return found
 
 
-def _document(
-    found: Audit, name: str, stored: np.ndarray, seen: np.ndarray, span: tuple[int, int], tokenizer: Tokenizer
-) -> None:
-    """Hold a document as training sees it against the one in the shard."""
+def _part(found: Audit, name: str, stored: np.ndarray, seen: np.ndarray, is_end: bool, tokenizer: Tokenizer) -> None:
+    """Hold what a sample shows of a document against the shard's tokens; `is_end`: the document's end is shown."""
     found.documents += 1
     found.tokens += stored.size
-    if seen.size != stored.size or seen[-1] != tokenizer.end_of_text:
-        found.find(
-            f"{name}: has {seen.size} tokens, the last {int(seen[-1])}; must have {stored.size}, with end-of-text"
-        )
+    if seen.size != stored.size or (is_end and seen[-1] != tokenizer.end_of_text):
+        found.find(f"{name}: {seen.size} tokens, the last {int(seen[-1])}; must be {stored.size}, with end-of-text")
     try:
         pieces = arranged_pieces(seen, tokenizer)
     except DataError as error:
@@ -99,16 +95,18 @@ def _document(
             found.find(f"{name}: {error}")
         return
     restored = invert_fim(seen, tokenizer)
-    for before, after in zip(_parts(stored, tokenizer), _parts(restored, tokenizer), strict=False):
-        original, left = tokenizer.decode_bytes(before.tolist()), tokenizer.decode_bytes(after.tolist())
+    if pieces and not is_end and not tokenizer.table.special[stored[-1]]:
+        restored = restored[:-1]  # the end-of-text that infilling put where the document goes on in the next sample
+    before, after = _between_specials(stored, tokenizer), _between_specials(restored, tokenizer)
+    if len(before) != len(after):
+        found.find(f"{name}: infilling lost or made special tokens")
+    for one, other in zip(before, after, strict=False):
+        original, left = tokenizer.decode_bytes(one.tolist()), tokenizer.decode_bytes(other.tolist())
         if not original.startswith(left):
             found.find(f"{name}: infilling undone gives other text than the shard's")
         found.lost_bytes += len(original) - len(left)
-    if (tokenizer.table.special[stored].sum(), 0) != (tokenizer.table.special[restored].sum(), 0):
-        found.find(f"{name}: infilling lost or made special tokens")
     for piece in pieces:
         _piece(found, name, piece, seen, tokenizer)
-        found.cut_pieces += piece.start < span[0] < piece.stop or piece.start < span[1] < piece.stop
     found.sentinels += len(pieces) * 3
 
 
@@ -120,14 +118,14 @@ def _piece(found: Audit, name: str, piece: Arranged, seen: np.ndarray, tokenizer
         found.find(f"{name}: the suffix at token {piece.start} is empty")
 
 
-def _parts(tokens: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
+def _between_specials(tokens: np.ndarray, tokenizer: Tokenizer) -> list[np.ndarray]:
     """Return the tokens between special tokens."""
     return np.split(tokens, np.flatnonzero(tokenizer.table.special[tokens]))
 
 
 def render_audit(found: Audit, policy: FimPolicy | None) -> str:
     """Return the audit as lines for people."""
-    whole, tokens = max(1, sum(found.pieces.values()) - found.pieces[CUT]), max(1, found.tokens)
+    total, tokens = max(1, sum(found.pieces.values())), max(1, found.tokens)
     lines = [
         f"{found.samples:,} samples, {found.documents:,} parts of documents, {found.sample_tokens:,} tokens",
         "sources   "
@@ -138,15 +136,13 @@ def render_audit(found: Audit, policy: FimPolicy | None) -> str:
     if policy is not None:
         chosen = found.rearranged + found.pieces[UNPAID]
         lines += [
-            f"pieces    {whole:,} whole: {found.pieces[LEFT_TO_RIGHT] / whole:.1%} left to right, "
-            f"{found.pieces[PSM] / whole:.1%} PSM, {found.pieces[SPM] / whole:.1%} SPM, "
-            f"{found.pieces[UNPAID] / whole:.1%} too short to pay; "
-            f"besides, {found.pieces[CUT]:,} that their sample cuts stay as they are",
-            f"rates     {chosen / whole:.3f} chosen (asked {policy.rate:g}), "
+            f"pieces    {total:,}: {found.pieces[LEFT_TO_RIGHT] / total:.1%} left to right, "
+            f"{found.pieces[PSM] / total:.1%} PSM, {found.pieces[SPM] / total:.1%} SPM, "
+            f"{found.pieces[UNPAID] / total:.1%} too short to pay",
+            f"rates     {chosen / total:.3f} chosen (asked {policy.rate:g}), "
             f"{found.pieces[SPM] / max(1, found.rearranged):.3f} of them in SPM order (asked {policy.spm_rate:g})",
             f"cost      {found.lost_bytes:,} bytes cut from the ends of suffixes; "
             f"{found.sentinels / tokens:.2%} of the tokens are sentinels",
-            f"edges     {found.cut_pieces:,} rearranged pieces reach beyond their sample",
         ]
     if found.removed:
         lines.append(f"removed   {found.removed:,} parts of documents that asked out")
