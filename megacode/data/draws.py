@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import numpy as np
 
+# Purposes: what keeps draws of the same address apart. A number is never used again for something else.
 PERMUTATION = 1
 INFILL = 2
-SHUFFLE = 3
 BLEND = 4
 SHIFT = 5
+METADATA = 16
+REPOSITORY = 17
+COMMIT = 18
 
 _WORD = 1 << 64
 
@@ -22,11 +25,6 @@ def words(seed: int, epoch: int, purpose: int, address: tuple[int, int], count: 
     """Return `count` words uint64 for (seed, epoch, purpose, address); all numbers in [0, 2^64)."""
     counter = address[1] << 64 | address[0] << 128 | purpose << 192
     return np.random.Philox(key=seed | epoch << 64, counter=counter).random_raw(count)
-
-
-def permutation(seed: int, epoch: int, count: int, purpose: int = PERMUTATION) -> np.ndarray:
-    """Return a uniform permutation of [0, count), int64, for (seed, epoch, purpose)."""
-    return np.argsort(words(seed, epoch, purpose, (0, 0), count), kind="stable")
 
 
 def happens(word: int, rate: float) -> bool:

@@ -17,10 +17,8 @@ from megacode.checkpoint.read import CheckpointReader
 from megacode.checkpoint.restore import check_next_batch, check_resumable, restore, together
 from megacode.checkpoint.saver import Saver
 from megacode.config.schema import RunConfig
-from megacode.data.stream.stream import SampleStream
 from megacode.parallel.collectives import broadcast_
 from megacode.train.assemble import Run
-from megacode.train.feed import Feed
 
 
 def resume(run: Run) -> int:
@@ -78,8 +76,8 @@ def save(run: Run, saver: Saver, step: int) -> None:
     )
 
     def with_position() -> RunState:
-        """Asked for in another thread, so from samples of its own."""
-        position = _apart(run.feed, config.data.packing).position(step)
+        """Asked for in another thread, which may be: samples keep nothing from one to the next."""
+        position = run.feed.position(step)
         return replace(state, cursors=position.cursors, next_batch=position.next_batch)
 
     saver.save(step, with_position)
@@ -135,13 +133,3 @@ def _layout(config: RunConfig) -> dict[str, int | str]:
         "chunks": parallel.chunks,
         "zero_stage": config.optim.zero_stage,
     }
-
-
-def _apart(feed: Feed, packing: str) -> Feed:
-    """The same batches, remembered apart: a stream keeps its last documents, which no two threads may share."""
-    stream = feed.stream
-    if stream is None:
-        return feed
-    own = SampleStream(stream.sources, stream.blend, stream.sequence, stream.seed, packing)
-    plan = feed.train
-    return replace(feed, train=type(plan)(own, plan.rows, plan.global_batch, plan.dp, plan.keeps_documents_apart))

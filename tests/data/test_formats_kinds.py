@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from megacode.data.documents import Document
+from megacode.data.draws import COMMIT, METADATA
 from megacode.data.errors import DataError
-from megacode.data.formats.keyed import COMMIT, METADATA, hash_of, words_for
+from megacode.data.formats.keyed import hash_of, words_for
 from megacode.data.formats.kinds import KINDS, documents_of
 
 COLUMNS = ["events", "content", "old_contents", "new_contents", "message", "title", "id", "path", "stars", "date"]

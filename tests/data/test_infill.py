@@ -185,3 +185,13 @@ def test_pieces_decide_independently(tokenizer: Tokenizer) -> None:
     tokens = np.array([*(piece * 200), tokenizer.end_of_text])
     orders = Infiller(FimPolicy(0.5, 0.5), tokenizer).apply(tokens, FimKey(1, 0, 0)).orders
     assert len(orders) == 200 and 60 < orders.count(LEFT_TO_RIGHT) < 140
+
+
+def test_only_what_a_sample_shows_is_counted(tokenizer: Tokenizer) -> None:
+    """A repository that is no candidate has as many orders as pieces in sight, as one that is."""
+    code = tokenizer.encode("value = function(argument)\n" * 5)
+    tokens = np.array([FILE_SEP, *code, FILE_SEP, *code, FILE_SEP, *code, 0])
+    for policy in (ALWAYS, FimPolicy(1.0, repository_rate=0.0)):
+        infiller = Infiller(policy, tokenizer)
+        for first, stop, seen in ((0, tokens.size, 3), (len(code) + 2, tokens.size, 2), (0, 4, 1), (0, 1, 0)):
+            assert len(infiller.apply(tokens, FimKey(1, 0, 0), (first, stop)).orders) == seen

@@ -18,9 +18,9 @@ from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from megacode.data.documents import Document, with_parts
-from megacode.data.draws import below, happens
+from megacode.data.draws import COMMIT, below, happens
 from megacode.data.formats import rows
-from megacode.data.formats.keyed import COMMIT, hash_of, words_for
+from megacode.data.formats.keyed import hash_of, words_for
 
 KIND = "commit"
 BEFORE, MESSAGE, AFTER = "<commit_before>", "<commit_msg>", "<commit_after>"

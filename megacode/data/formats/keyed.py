@@ -8,9 +8,6 @@ from collections.abc import Sequence
 
 from megacode.data.draws import words
 
-METADATA = 16
-REPOSITORY = 17
-COMMIT = 18
 _HASH_DIGITS = 16
 
 

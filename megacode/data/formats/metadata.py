@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from megacode.data.documents import Document, with_parts
-from megacode.data.draws import happens
+from megacode.data.draws import METADATA, happens
 from megacode.data.errors import DataError
-from megacode.data.formats.keyed import METADATA, words_for
+from megacode.data.formats.keyed import words_for
 
 
 @dataclass(frozen=True)

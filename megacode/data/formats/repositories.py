@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from megacode.data.documents import Document, with_parts
-from megacode.data.draws import happens
+from megacode.data.draws import REPOSITORY, happens
 from megacode.data.errors import DataError
-from megacode.data.formats.keyed import REPOSITORY, hash_of, words_for
+from megacode.data.formats.keyed import hash_of, words_for
 
 KIND = "repository"
 METADATA_RATE = 0.5

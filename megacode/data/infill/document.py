@@ -70,27 +70,29 @@ class Infiller:
         if not tokens.size or tokens[-1] != self.tokenizer.end_of_text:
             found = self.tokenizer.end_of_text
             raise DataError(f"document {key.document} must end in end-of-text ({found}); tokenize again")
-        pieces = self._finder.pieces(tokens)
-        if np.isin(tokens, self._sentinels).any() or not self._is_candidate(tokens, key):
-            return FimResult(tokens, (LEFT_TO_RIGHT,) * len(pieces))
+        first, end = visible or (0, tokens.size)
+        specials = self._finder.specials(tokens)
+        shown = [
+            (index, piece, slice(max(piece.start, first), min(piece.stop, end)))
+            for index, piece in enumerate(self._finder.pieces(tokens, specials))
+            if piece.stop > first and piece.start < end
+        ]
+        if np.isin(tokens[specials], self._sentinels).any() or not self._is_candidate(tokens, key):
+            return FimResult(tokens, (LEFT_TO_RIGHT,) * len(shown))
         out = tokens.astype(np.int64)
         weights = np.ones(tokens.size, dtype=np.float32) if self.policy.middle_only else None
         orders = []
-        first, end = visible or (0, tokens.size)
-        for index, piece in enumerate(pieces):
-            shown = slice(max(piece.start, first), min(piece.stop, end))
-            if shown.start >= shown.stop:
-                continue
+        for index, piece, part in shown:
             # What one sample shows of a piece decides for itself; a whole piece has the number it has alone.
-            address = (key.document, index | shown.start - piece.start << 32)
+            address = (key.document, index | part.start - piece.start << 32)
             draw = words(key.seed, key.epoch, INFILL, address, 4).tolist()
             closing = [] if piece.stop < end else [self.tokenizer.end_of_text]
-            order, filled, counted = self._rearranged(out[shown], closing, draw, self._path(tokens, piece))
+            order, filled, counted = self._rearranged(out[part], closing, draw, self._path(tokens, piece))
             orders.append(order)
             if filled is not None:
-                out[shown] = filled
+                out[part] = filled
                 if weights is not None:
-                    weights[shown.start : shown.stop - counted] = 0.0
+                    weights[part.start : part.stop - counted] = 0.0
         return FimResult(out, tuple(orders), weights)
 
     def _is_candidate(self, tokens: np.ndarray, key: FimKey) -> bool:

@@ -47,12 +47,15 @@ class PieceFinder:
         """Return whether a document [n], n >= 1, is a repository's files."""
         return int(tokens[0]) in (self._repository, self._file)
 
-    def pieces(self, tokens: np.ndarray) -> list[Piece]:
+    def specials(self, tokens: np.ndarray) -> np.ndarray:
+        """Return where special tokens are in a document [n], ascending."""
+        return np.flatnonzero(self._special[tokens])
+
+    def pieces(self, tokens: np.ndarray, specials: np.ndarray) -> list[Piece]:
         """Return the code of a document [n] that ends in a special token; pieces have at least one token."""
-        borders = np.flatnonzero(self._special[tokens]).tolist()
         has_paths = int(tokens[0]) == self._repository
         found, start, before = [], 0, None
-        for border in borders:
+        for border in specials.tolist():
             first = self._code_start(tokens, start, border, before, has_paths)
             if first < border:
                 found.append(Piece(first, border))

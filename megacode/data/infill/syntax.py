@@ -52,9 +52,10 @@ class SyntaxCuts:
 
     def widen(self, low: Cut, high: Cut, piece: np.ndarray, tokenizer: Tokenizer, path: str) -> tuple[Cut, Cut]:
         """Return the cuts of a middle of whole syntax that holds the one between `low` and `high`."""
-        parser = _parser(language_of(path) or self._language if path else self._language)
-        if parser is None:
+        grammar = _grammar(language_of(path) or self._language if path else self._language)
+        if grammar is None:
             return low, high
+        parser = import_module("tree_sitter").Parser(grammar)  # cheap, and no two threads may share one
         ends = np.cumsum(tokenizer.table.lengths[piece])
         text = tokenizer.table.gather(piece).tobytes()
         span = _siblings(parser.parse(text).root_node, _byte(low, ends), _byte(high, ends))
@@ -88,14 +89,12 @@ def _cut(byte: int, ends: np.ndarray) -> Cut:
 
 
 @cache
-def _parser(language: str) -> Any:
-    """Return the parser of a language, or None where there is no grammar."""
+def _grammar(language: str) -> Any:
+    """Return the grammar of a language, or None where there is none."""
     if language not in GRAMMARS:
         return None
     module, function = GRAMMARS[language]
     try:
-        grammar = getattr(import_module(module), function)()
+        return import_module("tree_sitter").Language(getattr(import_module(module), function)())
     except ImportError:
         return None
-    tree_sitter = import_module("tree_sitter")
-    return tree_sitter.Parser(tree_sitter.Language(grammar))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from megacode.data.documents import Document
 from megacode.data.errors import DataError
 
 SAMPLES_PER_REASON = 3
@@ -76,21 +75,6 @@ class PrepareReport:
     train: Output
     validation: Output
     reused: bool
-
-
-def step_report(step: str, kept: Iterable[Document], dropped: Iterable[tuple[str, str]]) -> StepReport:
-    """Return the report of `step` from the documents it kept and the (reason, path) of each that it dropped."""
-    documents, content_bytes = 0, 0
-    for document in kept:
-        documents += 1
-        content_bytes += len(document.content.encode())
-    paths: dict[str, list[str]] = {}
-    for reason, path in dropped:
-        paths.setdefault(reason, []).append(path)
-    ranked = sorted(paths.items(), key=lambda item: (-len(item[1]), item[0]))
-    reasons = tuple(Reason(name, len(found), tuple(sorted(found)[:SAMPLES_PER_REASON])) for name, found in ranked)
-    lost = sum(reason.documents for reason in reasons)
-    return StepReport(step, documents + lost, documents, lost, content_bytes, reasons)
 
 
 def to_json(report: PrepareReport) -> str:

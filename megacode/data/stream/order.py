@@ -12,12 +12,9 @@ import math
 import numpy as np
 
 from megacode.data.draws import words
+from megacode.data.mixing import mixed, mixed_all
 
 ROUNDS = 8
-
-_MASK = (1 << 64) - 1
-_FIRST = 0xBF58476D1CE4E5B9
-_SECOND = 0x94D049BB133111EB
 
 
 class ComputedPermutation:
@@ -37,9 +34,9 @@ class ComputedPermutation:
             left, right = index % self._wide, index // self._wide
             for place, key in enumerate(self._keys):
                 if place % 2:
-                    right = (right + _mixed(left ^ key)) % self._high
+                    right = (right + mixed(left ^ key)) % self._high
                 else:
-                    left = (left + _mixed(right ^ key)) % self._wide
+                    left = (left + mixed(right ^ key)) % self._wide
             index = left + right * self._wide
             if index < self.count:
                 return index
@@ -54,23 +51,9 @@ class ComputedPermutation:
             for place, key in enumerate(self._keys):
                 # Sums of a 64-bit hash and a small number would wrap, so the hash is reduced first.
                 if place % 2:
-                    right = (right + _mixed_array(left ^ np.uint64(key)) % high) % high
+                    right = (right + mixed_all(left ^ np.uint64(key)) % high) % high
                 else:
-                    left = (left + _mixed_array(right ^ np.uint64(key)) % wide) % wide
+                    left = (left + mixed_all(right ^ np.uint64(key)) % wide) % wide
             values[open_places] = left + right * wide
             open_places = open_places[values[open_places] >= np.uint64(self.count)]
         return values.astype(np.int64)
-
-
-def _mixed(value: int) -> int:
-    """Splitmix64's finalizer: every bit of the result depends on every bit of `value`, in [0, 2^64)."""
-    value = (value ^ value >> 30) * _FIRST & _MASK
-    value = (value ^ value >> 27) * _SECOND & _MASK
-    return value ^ value >> 31
-
-
-def _mixed_array(values: np.ndarray) -> np.ndarray:
-    """`_mixed` of each of `values`, uint64."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(_FIRST)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(_SECOND)
-    return values ^ (values >> np.uint64(31))

@@ -35,13 +35,12 @@ class Concatenated:
 
     def __init__(self, circle: TokenCircle, sequence: int, seed: int, source: int) -> None:
         self.samples_per_epoch = max(1, circle.tokens // sequence)
-        self._circle, self._sequence, self._draw = circle, sequence, _Draw(seed, source)
+        self._circle, self._sequence, self._seed, self._source = circle, sequence, seed, source
 
     def spans(self, index: int) -> list[Span]:
         """Return sample `index`'s parts of documents, sequence + 1 tokens in all."""
-        epoch, place = divmod(index, self.samples_per_epoch)
-        chosen = self._draw.order(epoch, self.samples_per_epoch).at(place)
-        shift = self._draw.shift(epoch, self._circle.tokens)
+        epoch, chosen = _place(self._seed, self._source, index, self.samples_per_epoch)
+        shift = below(int(words(self._seed, epoch, SHIFT, (self._source, 0), 1)[0]), self._circle.tokens)
         return self._circle.spans(shift + chosen * self._sequence, self._sequence + 1)
 
 
@@ -53,30 +52,17 @@ class BestFit:
         if not self._ends or not self._ends[-1]:
             raise DataError("a packing plan holds no samples; tokenize documents first")
         self.samples_per_epoch = self._ends[-1]
-        self._plans, self._draw = tuple(plans), _Draw(seed, source)
+        self._plans, self._seed, self._source = tuple(plans), seed, source
 
     def spans(self, index: int) -> list[Span]:
         """Return sample `index`'s documents, at most sequence + 1 tokens in all."""
-        epoch, place = divmod(index, self.samples_per_epoch)
-        chosen = self._draw.order(epoch, self.samples_per_epoch).at(place)
+        _, chosen = _place(self._seed, self._source, index, self.samples_per_epoch)
         shard = bisect_right(self._ends, chosen)
         plan = self._plans[shard]
         return [Span(shard, *part) for part in plan.parts(chosen - (self._ends[shard] - plan.samples))]
 
 
-class _Draw:
-    """The numbers of a source's epochs; the last one's order is kept."""
-
-    def __init__(self, seed: int, source: int) -> None:
-        self._seed, self._source = seed, source
-        self._last: tuple[int, ComputedPermutation] | None = None
-
-    def order(self, epoch: int, count: int) -> ComputedPermutation:
-        """Return the order of an epoch's `count` samples."""
-        if self._last is None or self._last[0] != epoch:
-            self._last = epoch, ComputedPermutation(self._seed, epoch, count, PERMUTATION, self._source)
-        return self._last[1]
-
-    def shift(self, epoch: int, tokens: int) -> int:
-        """Return where an epoch begins on a circle of `tokens` tokens."""
-        return below(int(words(self._seed, epoch, SHIFT, (self._source, 0), 1)[0]), tokens)
+def _place(seed: int, source: int, index: int, samples_per_epoch: int) -> tuple[int, int]:
+    """Return the epoch of a source's sample number `index`, and which of the epoch's samples it is."""
+    epoch, place = divmod(index, samples_per_epoch)
+    return epoch, ComputedPermutation(seed, epoch, samples_per_epoch, PERMUTATION, source).at(place)

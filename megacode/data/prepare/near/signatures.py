@@ -18,7 +18,7 @@ import numpy as np
 import rensa
 
 from megacode.console import progress
-from megacode.data.prepare.near.hashing import mixed
+from megacode.data.mixing import mixed_all
 
 NGRAM = 5
 SEED = 1
@@ -126,12 +126,12 @@ def _words(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     lengths = borders[1::2] - starts
     eights = np.ndarray((len(data) + 1,), dtype="<u8", buffer=data + bytes(_WORD_BYTES), strides=(1,))
     masks = np.array([(1 << 8 * count) - 1 for count in range(_WORD_BYTES + 1)], dtype=np.uint64)
-    hashes = mixed(eights[starts] & masks[np.minimum(lengths, _WORD_BYTES)])
+    hashes = mixed_all(eights[starts] & masks[np.minimum(lengths, _WORD_BYTES)])
     longer = np.flatnonzero(lengths > _WORD_BYTES)
     for offset in range(_WORD_BYTES, LONG_WORD, _WORD_BYTES):
         longer = longer[lengths[longer] > offset]
         letters = eights[starts[longer] + offset] & masks[np.minimum(lengths[longer] - offset, _WORD_BYTES)]
-        hashes[longer] = mixed(hashes[longer] + letters)
+        hashes[longer] = mixed_all(hashes[longer] + letters)
     for word in np.flatnonzero(lengths > LONG_WORD).tolist():
         letters = data[starts[word] : starts[word] + lengths[word]]
         hashes[word] = int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
@@ -144,7 +144,7 @@ def _grams(words: np.ndarray) -> np.ndarray:
     total = np.zeros(count, dtype=np.uint64)
     for place, multiplier in enumerate(_GRAM_MULTIPLIERS):
         total += words[place : place + count] * multiplier
-    return mixed(total)
+    return mixed_all(total)
 
 
 def _digest(grams: np.ndarray, counts: np.ndarray, permutations: int) -> np.ndarray:
