@@ -29,8 +29,8 @@ def loss_section(run: History, entropy: float | None) -> Section:
     series = [
         Series("training", run.curve("loss"), "train"),
         Series("left to right", run.validation_curve("left_to_right"), "plain", dots=True),
-        Series("fill in the middle, PSM", run.validation_curve("psm"), "fim", dots=True),
-        Series("fill in the middle, SPM", run.validation_curve("spm"), "spm", dots=True),
+        Series("infilling, PSM", run.validation_curve("psm"), "fim", dots=True),
+        Series("infilling, SPM", run.validation_curve("spm"), "spm", dots=True),
     ]
     if not any(one.points for one in series):
         return Section({}, "metrics.jsonl holds no losses yet; each logged step of the run adds one.")
